@@ -1,0 +1,421 @@
+#include "core/dit/dit.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/dit/dit_weights.h"
+
+enum { ROPE_POSITIONS = 1024 };      /* model.py:477-485: tables for 1024 positions an axis */
+
+struct dit {
+    backend *be;
+    dit_config cfg;
+    const precision *prec;
+    dit_weights w;
+    tensor rope_cs[3];               /* f32 [1024, pairs, 2] for frames, rows, columns */
+    int rope_pairs[3];
+};
+
+struct dit_work {
+    backend *be;
+    int64_t capacity;                /* tokens */
+    int64_t groups;                  /* timesteps the modulation tensors hold */
+    tensor patches, x, h, q, k, v, y, ffn, out;
+    tensor ctx_k, ctx_v;             /* [text_len, D] */
+    tensor sinusoid, t_hidden, t_emb, t_silu;   /* [G, ...] */
+    tensor t_mod[6], mod[6], head_mod[2];       /* [G, D] each */
+    float *host_sinusoid;
+};
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+/* cos and sin of p * 10000^(-2j/n) for n/2 pairs, computed in f64 (model.py:31-38) */
+static int rope_axis(tensor *out, backend *be, int n, err *e)
+{
+    int rc = 0, pairs = n / 2;
+    float *t = malloc((size_t)ROPE_POSITIONS * (size_t)(pairs + 1) * 2 * sizeof *t);
+    if (!t)
+        return ERR(e, ERR_MEMORY, "no memory for rotary tables");
+    for (int p = 0; p < ROPE_POSITIONS; p++)
+        for (int j = 0; j < pairs; j++) {
+            double angle = p * pow(10000.0, -2.0 * j / n);
+            t[(p * pairs + j) * 2] = (float)cos(angle);
+            t[(p * pairs + j) * 2 + 1] = (float)sin(angle);
+        }
+    TRY(TENSOR_NEW(out, be, DT_F32, e, ROPE_POSITIONS, pairs, 2));
+    TRY(op_upload(out, t, e));
+out:
+    free(t);
+    return rc;
+}
+
+int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, err *e)
+{
+    int rc = 0;
+    dit *d = calloc(1, sizeof *d);
+    *out = NULL;
+    if (!d)
+        return ERR(e, ERR_MEMORY, "no memory for a DiT");
+    d->be = be;
+    d->cfg = *config;
+    d->prec = prec;
+    int head = config->dim / config->num_heads;
+    if (config->num_heads < 1 || config->dim % config->num_heads || head % 2 || head < 6) {
+        rc = ERR(e, ERR_SHAPE, "%s: %d heads do not divide a width of %d into even head sizes of at least 6; check num_heads in "
+                 "config.json", ckpt_path(c), config->num_heads, config->dim);
+        goto out;
+    }
+    int axes[3] = { head - 4 * (head / 6), 2 * (head / 6), 2 * (head / 6) };      /* model.py:480-485 */
+    for (int a = 0; a < 3; a++) {
+        d->rope_pairs[a] = axes[a] / 2;
+        TRY(rope_axis(&d->rope_cs[a], be, axes[a], e));
+    }
+    TRY(dit_weights_load(&d->w, be, c, config, prec, e));
+    *out = d;
+    return 0;
+out:
+    dit_close(d);
+    return err_at(e, rc, "while loading the DiT");
+}
+
+void dit_close(dit *d)
+{
+    if (!d)
+        return;
+    for (int a = 0; a < 3; a++)
+        tensor_free(&d->rope_cs[a]);
+    dit_weights_free(&d->w);
+    free(d);
+}
+
+const dit_config *dit_get_config(const dit *d)
+{
+    return &d->cfg;
+}
+
+static int64_t linear_bytes(const dit_linear *l)
+{
+    return tensor_bytes(&l->w) + tensor_bytes(&l->b);
+}
+
+static int64_t attention_bytes(const dit_attention *a)
+{
+    return linear_bytes(&a->q) + linear_bytes(&a->k) + linear_bytes(&a->v) + linear_bytes(&a->o) +
+           tensor_bytes(&a->norm_q) + tensor_bytes(&a->norm_k);
+}
+
+int64_t dit_weight_bytes(const dit *d)
+{
+    const dit_weights *w = &d->w;
+    int64_t n = linear_bytes(&w->patch_embedding) + linear_bytes(&w->text_embedding_0) + linear_bytes(&w->text_embedding_2) +
+                linear_bytes(&w->time_embedding_0) + linear_bytes(&w->time_embedding_2) +
+                linear_bytes(&w->time_projection) + linear_bytes(&w->head) + tensor_bytes(&w->head_modulation);
+    for (int i = 0; i < w->n_blocks; i++) {
+        const dit_block *b = &w->blocks[i];
+        n += attention_bytes(&b->self_attn) + attention_bytes(&b->cross_attn) + linear_bytes(&b->ffn_0) +
+             linear_bytes(&b->ffn_2) + tensor_bytes(&b->norm3_w) + tensor_bytes(&b->norm3_b) + tensor_bytes(&b->modulation);
+    }
+    return n;
+}
+
+int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e)
+{
+    int rc = 0;
+    int64_t n = tensor_nrows(rows), L = d->cfg.text_len, D = d->cfg.dim;
+    tensor padded = { 0 }, hidden = { 0 };
+    if (tensor_cols(rows) != d->cfg.text_dim || n > L)
+        return ERR(e, ERR_SHAPE, "text embedding is [%" PRId64 ",%" PRId64 "], the DiT takes at most %d rows of %d; do text encoder and "
+                   "DiT belong together?", n, tensor_cols(rows), d->cfg.text_len, d->cfg.text_dim);
+    /* rows beyond the prompt are zeros and are attended, as upstream (model.py:552-559) */
+    TRY(TENSOR_NEW(&padded, d->be, d->prec->act, e, L, d->cfg.text_dim));
+    TRY(op_zero(&padded, e));
+    tensor head = tensor_rows(&padded, 0, n);
+    TRY(op_copy(&head, rows, e));
+    TRY(TENSOR_NEW(&hidden, d->be, d->prec->act, e, L, D));
+    TRY(op_linear(&hidden, &padded, &d->w.text_embedding_0.w, &d->w.text_embedding_0.b, ACT_GELU_TANH, e));
+    TRY(op_linear(context, &hidden, &d->w.text_embedding_2.w, &d->w.text_embedding_2.b, ACT_NONE, e));
+out:
+    tensor_free(&padded);
+    tensor_free(&hidden);
+    return rc;
+}
+
+/* ---- activations ---- */
+
+static void work_release(dit_work *w)
+{
+    tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->ctx_k, &w->ctx_v,
+                      &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->head_mod[0], &w->head_mod[1] };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(all[i]);
+    for (int k = 0; k < 6; k++) {
+        tensor_free(&w->t_mod[k]);
+        tensor_free(&w->mod[k]);
+    }
+    free(w->host_sinusoid);
+    *w = (dit_work){ .be = w->be };
+}
+
+static int work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e)
+{
+    int rc = 0;
+    int64_t D = d->cfg.dim;
+    dtype s = d->prec->stream, a = d->prec->act;
+    backend *be = w->be;
+    if (L <= w->capacity && G <= w->groups)
+        return 0;
+    work_release(w);
+    TRY(TENSOR_NEW(&w->patches, be, a, e, L, (int64_t)d->cfg.in_dim * 4));
+    TRY(TENSOR_NEW(&w->x, be, s, e, L, D));
+    TRY(TENSOR_NEW(&w->h, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->q, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->k, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->v, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->y, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->ffn, be, a, e, L, d->cfg.ffn_dim));
+    TRY(TENSOR_NEW(&w->out, be, s, e, L, (int64_t)d->cfg.out_dim * 4));
+    TRY(TENSOR_NEW(&w->ctx_k, be, a, e, d->cfg.text_len, D));
+    TRY(TENSOR_NEW(&w->ctx_v, be, a, e, d->cfg.text_len, D));
+    TRY(TENSOR_NEW(&w->sinusoid, be, DT_F32, e, G, d->cfg.freq_dim));
+    TRY(TENSOR_NEW(&w->t_hidden, be, DT_F32, e, G, D));
+    TRY(TENSOR_NEW(&w->t_emb, be, DT_F32, e, G, D));
+    TRY(TENSOR_NEW(&w->t_silu, be, DT_F32, e, G, D));
+    for (int k = 0; k < 6; k++) {
+        TRY(TENSOR_NEW(&w->t_mod[k], be, DT_F32, e, G, D));
+        TRY(TENSOR_NEW(&w->mod[k], be, DT_F32, e, G, D));
+    }
+    TRY(TENSOR_NEW(&w->head_mod[0], be, DT_F32, e, G, D));
+    TRY(TENSOR_NEW(&w->head_mod[1], be, DT_F32, e, G, D));
+    if (!(w->host_sinusoid = malloc((size_t)(G * d->cfg.freq_dim) * sizeof(float)))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for the timestep embedding");
+        goto out;
+    }
+    w->capacity = L;
+    w->groups = G;
+out:
+    if (rc)
+        work_release(w);
+    return rc;
+}
+
+int dit_work_new(dit_work **out, const dit *d, int64_t F, int64_t H, int64_t W, err *e)
+{
+    dit_work *w = calloc(1, sizeof *w);
+    *out = NULL;
+    if (!w)
+        return ERR(e, ERR_MEMORY, "no memory for a run");
+    w->be = d->be;
+    int rc = work_reserve(w, d, F * (H / 2) * (W / 2), 1, e);
+    if (rc) {
+        free(w);
+        return rc;
+    }
+    *out = w;
+    return 0;
+}
+
+void dit_work_free(dit_work *w)
+{
+    if (w) {
+        work_release(w);
+        free(w);
+    }
+}
+
+/* ---- forward ---- */
+
+typedef struct {
+    dit *d;
+    const dit_input *in;
+    const hooks *h;
+    hook_point at;
+    rope_table rope;
+    tensor x, hn, q, k, v, y, ffn;           /* views of L rows */
+    tensor t_mod[6], mod[6];                 /* views of G rows */
+    dit_work *w;
+} pass;
+
+static int show(pass *p, const char *module, int layer, const tensor *value, err *e)
+{
+    if (!p->h)
+        return 0;
+    hook_point at = p->at;
+    at.kind = HOOK_ACTIVATION;
+    at.layer = layer;
+    at.module = module;
+    if (!hooks_wanted(p->h, &at))
+        return 0;
+    hook_data data = { .value = value, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
+    return hooks_show(p->h, &at, &data, e);
+}
+
+static int show_in_block(pass *p, int layer, const char *part, const tensor *value, err *e)
+{
+    char name[48];
+    if (!p->h)
+        return 0;
+    snprintf(name, sizeof name, "blocks.%d%s", layer, part);
+    return show(p, name, layer, value, e);
+}
+
+/* t -> t_emb [G, D] and its six projections; the sinusoid is cos first, in f64, rounded once (model.py:18-28, 546-550) */
+static int embed_time(pass *p, err *e)
+{
+    int rc = 0;
+    dit *d = p->d;
+    dit_work *w = p->w;
+    int G = p->in->n_timesteps, half = d->cfg.freq_dim / 2;
+    int64_t D = d->cfg.dim;
+    for (int g = 0; g < G; g++)
+        for (int j = 0; j < half; j++) {
+            double angle = p->in->timesteps[g] * pow(10000.0, -(double)j / half);
+            w->host_sinusoid[g * d->cfg.freq_dim + j] = (float)cos(angle);
+            w->host_sinusoid[g * d->cfg.freq_dim + half + j] = (float)sin(angle);
+        }
+    tensor sinusoid = tensor_rows(&w->sinusoid, 0, G), hidden = tensor_rows(&w->t_hidden, 0, G);
+    tensor t_emb = tensor_rows(&w->t_emb, 0, G), silu = tensor_rows(&w->t_silu, 0, G);
+    TRY(op_upload(&sinusoid, w->host_sinusoid, e));
+    TRY(op_linear(&hidden, &sinusoid, &d->w.time_embedding_0.w, &d->w.time_embedding_0.b, ACT_SILU, e));
+    TRY(op_linear(&t_emb, &hidden, &d->w.time_embedding_2.w, &d->w.time_embedding_2.b, ACT_NONE, e));
+    TRY(show(p, "time_embedding", -1, &t_emb, e));
+    TRY(op_silu(&silu, &t_emb, e));
+    for (int k = 0; k < 6; k++) {      /* six separate products, so that each row of the table is contiguous for all G */
+        tensor wk = tensor_rows(&d->w.time_projection.w, k * D, D), bk = tensor_rows(&d->w.time_projection.b, k * D, D);
+        p->t_mod[k] = tensor_rows(&w->t_mod[k], 0, G);
+        p->mod[k] = tensor_rows(&w->mod[k], 0, G);
+        TRY(op_linear(&p->t_mod[k], &silu, &wk, &bk, ACT_NONE, e));
+    }
+out:
+    return rc;
+}
+
+static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, const tensor *norm, err *e)
+{
+    int rc = op_linear(out, x, &lin->w, &lin->b, ACT_NONE, e);
+    return rc ? rc : op_rmsnorm(out, out, norm, (float)p->d->cfg.eps, e);
+}
+
+static int self_attention(pass *p, const dit_block *b, int layer, err *e)
+{
+    int rc = 0, N = p->d->cfg.num_heads;
+    TRY(op_layernorm_mod(&p->hn, &p->x, &p->mod[1], &p->mod[0], (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &b->self_attn.q, &b->self_attn.norm_q, e));
+    TRY(qk(p, &p->k, &p->hn, &b->self_attn.k, &b->self_attn.norm_k, e));
+    TRY(op_linear(&p->v, &p->hn, &b->self_attn.v.w, &b->self_attn.v.b, ACT_NONE, e));
+    TRY(op_rope(&p->q, &p->rope, N, e));
+    TRY(op_rope(&p->k, &p->rope, N, e));
+    attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
+                    .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
+    TRY(op_attention(&a, e));
+    TRY(op_linear(&p->y, &p->hn, &b->self_attn.o.w, &b->self_attn.o.b, ACT_NONE, e));
+    TRY(show_in_block(p, layer, ".self_attn", &p->y, e));
+    TRY(op_gate_add(&p->x, &p->y, &p->mod[2], e));
+out:
+    return rc;
+}
+
+static int cross_attention(pass *p, const dit_block *b, int layer, err *e)
+{
+    int rc = 0, N = p->d->cfg.num_heads;
+    dit_work *w = p->w;
+    TRY(op_layernorm(&p->hn, &p->x, &b->norm3_w, &b->norm3_b, (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &b->cross_attn.q, &b->cross_attn.norm_q, e));
+    TRY(qk(p, &w->ctx_k, p->in->context, &b->cross_attn.k, &b->cross_attn.norm_k, e));
+    TRY(op_linear(&w->ctx_v, p->in->context, &b->cross_attn.v.w, &b->cross_attn.v.b, ACT_NONE, e));
+    attn_args a = { .out = &p->hn, .q = &p->q, .k = &w->ctx_k, .v = &w->ctx_v, .n_heads = N,
+                    .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->cross_plan };
+    hook_point at = p->at;
+    at.kind = HOOK_CROSS_ATTN;
+    at.layer = layer;
+    at.module = "cross_attn";
+    if (hooks_wanted(p->h, &at)) {
+        hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
+        TRY(hooks_show(p->h, &at, &data, e));
+    }
+    if (hooks_edited(p->h, &at))
+        TRY(hooks_apply(p->h, &at, NULL, &a, e));
+    else
+        TRY(op_attention(&a, e));
+    TRY(op_linear(&p->y, &p->hn, &b->cross_attn.o.w, &b->cross_attn.o.b, ACT_NONE, e));
+    TRY(show_in_block(p, layer, ".cross_attn", &p->y, e));
+    TRY(op_gate_add(&p->x, &p->y, NULL, e));
+out:
+    return rc;
+}
+
+static int block(pass *p, int layer, err *e)
+{
+    int rc = 0;
+    const dit_block *b = &p->d->w.blocks[layer];
+    for (int k = 0; k < 6; k++) {
+        tensor row = tensor_rows(&b->modulation, k, 1);
+        TRY(op_add_row(&p->mod[k], &p->t_mod[k], &row, e));
+    }
+    TRY(self_attention(p, b, layer, e));
+    TRY(cross_attention(p, b, layer, e));
+    TRY(op_layernorm_mod(&p->hn, &p->x, &p->mod[4], &p->mod[3], (float)p->d->cfg.eps, e));
+    TRY(op_linear(&p->ffn, &p->hn, &b->ffn_0.w, &b->ffn_0.b, ACT_GELU_TANH, e));
+    TRY(op_linear(&p->y, &p->ffn, &b->ffn_2.w, &b->ffn_2.b, ACT_NONE, e));
+    TRY(op_gate_add(&p->x, &p->y, &p->mod[5], e));
+    TRY(show_in_block(p, layer, "", &p->x, e));
+out:
+    return rc;
+}
+
+int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
+{
+    int rc = 0;
+    int64_t C = in->latents->shape[0], F = in->latents->shape[1], H = in->latents->shape[2], W = in->latents->shape[3];
+    int64_t L = F * (H / 2) * (W / 2);
+    if (in->latents->ndim != 4 || C != d->cfg.in_dim || H % 2 || W % 2 || L < 1)
+        return ERR(e, ERR_SHAPE, "latents are [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "], the DiT takes %d channels and even height and width",
+                   C, F, H, W, d->cfg.in_dim);
+    if (F + in->frame_offset > ROPE_POSITIONS || H / 2 > ROPE_POSITIONS || W / 2 > ROPE_POSITIONS)
+        return ERR(e, ERR_SHAPE, "a grid of %" PRId64 " x %" PRId64 " x %" PRId64 " tokens is beyond the %d rotary positions an axis; "
+                   "use fewer frames or a smaller size", F + in->frame_offset, H / 2, W / 2, ROPE_POSITIONS);
+    if (in->n_timesteps != 1 && in->n_timesteps != F)
+        return ERR(e, ERR_INTERNAL, "%d timesteps for %" PRId64 " frames", in->n_timesteps, F);
+    TRY(work_reserve(w, d, L, in->n_timesteps, e));
+
+    pass p = { .d = d, .in = in, .h = h, .w = w, .at = { .layer = -1, .module = "" } };
+    if (where)
+        p.at = *where;
+    p.at.n_layers = d->cfg.num_layers;
+    p.rope = (rope_table){ .grid = { F, H / 2, W / 2 }, .frame_offset = in->frame_offset };
+    for (int a = 0; a < 3; a++) {
+        p.rope.pairs[a] = d->rope_pairs[a];
+        p.rope.cs[a] = &d->rope_cs[a];
+    }
+    p.x = tensor_rows(&w->x, 0, L);
+    p.hn = tensor_rows(&w->h, 0, L);
+    p.q = tensor_rows(&w->q, 0, L);
+    p.k = tensor_rows(&w->k, 0, L);
+    p.v = tensor_rows(&w->v, 0, L);
+    p.y = tensor_rows(&w->y, 0, L);
+    p.ffn = tensor_rows(&w->ffn, 0, L);
+    tensor patches = tensor_rows(&w->patches, 0, L), head = tensor_rows(&w->out, 0, L);
+
+    TRY(show(&p, "text_embedding", -1, in->context, e));
+    TRY(op_patchify(&patches, in->latents, e));
+    TRY(op_linear(&p.x, &patches, &d->w.patch_embedding.w, &d->w.patch_embedding.b, ACT_NONE, e));
+    TRY(show(&p, "patch_embedding", -1, &p.x, e));
+    TRY(embed_time(&p, e));
+    for (int i = 0; i < d->cfg.num_layers; i++)
+        TRY(block(&p, i, e));
+
+    tensor t_emb = tensor_rows(&w->t_emb, 0, in->n_timesteps), mod[2];
+    for (int k = 0; k < 2; k++) {
+        tensor row = tensor_rows(&d->w.head_modulation, k, 1);
+        mod[k] = tensor_rows(&w->head_mod[k], 0, in->n_timesteps);
+        TRY(op_add_row(&mod[k], &t_emb, &row, e));
+    }
+    TRY(op_layernorm_mod(&p.hn, &p.x, &mod[1], &mod[0], (float)d->cfg.eps, e));
+    TRY(op_linear(&head, &p.hn, &d->w.head.w, &d->w.head.b, ACT_NONE, e));
+    TRY(show(&p, "head", -1, &head, e));
+    TRY(op_unpatchify(velocity, &head, e));
+out:
+    return rc;
+}

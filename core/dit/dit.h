@@ -1,0 +1,44 @@
+/* dit: the one forward pass of the Wan diffusion transformer, for every model family.
+ *
+ * Families differ by what is passed in dit_input, not by code: one timestep or one a frame, attention plans (full, shots,
+ * causal window), an offset of the frame positions. Formulas: Wan2.1/wan/modules/model.py:296-317, 493-607.
+ */
+#ifndef WANSCOPE_DIT_H
+#define WANSCOPE_DIT_H
+
+#include "core/backend.h"
+#include "core/dit/dit_config.h"
+#include "core/hooks/hooks.h"
+#include "core/precision.h"
+
+typedef struct dit dit;            /* weights of one expert; immutable after dit_open */
+typedef struct dit_work dit_work;  /* activations of one run, reused from step to step */
+
+/* `c` must be normalised (ckpt_normalise) and stay open as long as the DiT: weights may be views of the mapping. All problems
+ * of the checkpoint are reported in one sentence. */
+int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, err *e);
+void dit_close(dit *d);
+const dit_config *dit_get_config(const dit *d);
+int64_t dit_weight_bytes(const dit *d);
+
+/* Text rows [n, text_dim] f32 (n <= text_len; the rest is zeros, and attended, as upstream) -> context [text_len, dim]. */
+int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e);
+
+/* Memory for latents of [*, F, H, W]; grows when a later call needs more. */
+int dit_work_new(dit_work **out, const dit *d, int64_t F, int64_t H, int64_t W, err *e);
+void dit_work_free(dit_work *w);
+
+typedef struct dit_input {
+    const tensor *latents;         /* f32 [in_dim, F, H, W], H and W even */
+    const tensor *context;         /* [text_len, dim] from dit_embed_text */
+    int n_timesteps;               /* 1, or F for one timestep a frame */
+    const double *timesteps;       /* 0..1000 */
+    int64_t frame_offset;          /* rotary position of the first frame */
+    attn_plan self_plan;           /* zeroed: full attention */
+    attn_plan cross_plan;          /* zeroed: every token sees the whole context */
+} dit_input;
+
+/* velocity: f32 [out_dim, F, H, W]. `where` gives hooks step, sigma and branch; may be NULL with hooks NULL. */
+int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e);
+
+#endif

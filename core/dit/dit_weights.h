@@ -1,0 +1,38 @@
+/* dit_weights: the tensors of a DiT by role. Internal to core/dit. Shapes in wan-engine terms: D = dim, M = ffn_dim. */
+#ifndef WANSCOPE_DIT_WEIGHTS_H
+#define WANSCOPE_DIT_WEIGHTS_H
+
+#include "core/backend.h"
+#include "core/dit/dit_config.h"
+#include "core/precision.h"
+
+typedef struct dit_linear { tensor w, b; } dit_linear;      /* [out, in], [out] */
+
+typedef struct dit_attention {
+    dit_linear q, k, v, o;           /* [D, D] */
+    tensor norm_q, norm_k;           /* [D]: RMSNorm over all heads together (model.py:127-128) */
+} dit_attention;
+
+typedef struct dit_block {
+    dit_attention self_attn, cross_attn;
+    tensor norm3_w, norm3_b;         /* [D], the only affine LayerNorm: before cross-attention */
+    dit_linear ffn_0, ffn_2;         /* [M, D], [D, M] */
+    tensor modulation;               /* f32 [6, D]: shift, scale, gate of self-attention, then of the FFN */
+} dit_block;
+
+typedef struct dit_weights {
+    dit_linear patch_embedding;      /* [D, in_dim*4] */
+    dit_linear text_embedding_0, text_embedding_2;
+    dit_linear time_embedding_0, time_embedding_2;
+    dit_linear time_projection;      /* [6D, D] */
+    dit_linear head;                 /* [4*out_dim, D] */
+    tensor head_modulation;          /* f32 [2, D]: shift, scale */
+    int n_blocks;
+    dit_block *blocks;
+} dit_weights;
+
+/* On failure the weights loaded so far stay in *out for dit_weights_free(). */
+int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, err *e);
+void dit_weights_free(dit_weights *w);
+
+#endif

@@ -1,0 +1,183 @@
+#include "core/engine_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/parallel.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+static int override(char **path, const char *with, err *e)
+{
+    if (!with || !*with)
+        return 0;
+    free(*path);
+    *path = str_dup(with);
+    return *path ? 0 : ERR(e, ERR_MEMORY, "no memory for a path");
+}
+
+static int open_part(ckpt **out, const char *path, ckpt_kind kind, err *e)
+{
+    int rc = ckpt_open(out, path, e);
+    if (!rc)
+        rc = ckpt_normalise(*out, kind, e);
+    return rc;
+}
+
+static int read_config(const ckpt *c, const char *config_path, dit_config *out, err *e)
+{
+    json *config = NULL;
+    int rc = config_path ? json_read_file(&config, config_path, e) : 0;
+    if (!rc)
+        rc = dit_config_detect(out, c, config, e);
+    json_free(config);
+    return rc;
+}
+
+static int same_experts(const engine *g, const dit_config *low, err *e)
+{
+    const dit_config *high = &g->dit_cfg;
+    if (high->dim != low->dim || high->in_dim != low->in_dim || high->out_dim != low->out_dim ||
+        high->text_dim != low->text_dim || high->text_len != low->text_len || high->num_heads != low->num_heads ||
+        high->num_layers != low->num_layers || high->ffn_dim != low->ffn_dim)
+        return ERR(e, ERR_SHAPE, "%s and %s differ in size (%d layers of width %d, %d layers of width %d): two experts of one "
+                   "model must be alike", g->files.dit, g->files.dit_low, high->num_layers, high->dim, low->num_layers, low->dim);
+    return 0;
+}
+
+int engine_open(engine **out, const engine_options *o, err *e)
+{
+    int rc = 0;
+    engine *g = calloc(1, sizeof *g);
+    *out = NULL;
+    if (!g)
+        return ERR(e, ERR_MEMORY, "no memory for an engine");
+    g->ftfy = o->ftfy;
+    parallel_set_threads(o->threads);
+    TRY(precision_find(&g->prec, o->precision ? o->precision : "exact", e));
+    TRY(backend_open(&g->be, o->device ? o->device : "auto", e));
+    if (o->model && *o->model)
+        TRY(model_files_find(&g->files, o->model, e));
+    TRY(override(&g->files.dit, o->dit, e));
+    TRY(override(&g->files.dit_low, o->dit_low, e));
+    TRY(override(&g->files.t5, o->t5, e));
+    TRY(override(&g->files.vae, o->vae, e));
+    TRY(override(&g->files.tokenizer, o->tokenizer, e));
+    if (!g->files.dit) {
+        rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
+        goto out;
+    }
+    TRY(open_part(&g->dit_file[0], g->files.dit, CKPT_DIT, e));
+    TRY(read_config(g->dit_file[0], g->files.config, &g->dit_cfg, e));
+    if (o->text_len > 0)
+        g->dit_cfg.text_len = o->text_len;
+    if (g->dit_cfg.in_dim != 16 || g->dit_cfg.out_dim != 16) {
+        rc = ERR(e, ERR_SHAPE, "%s takes %d latent channels and gives %d: text-to-video Wan models with 16 and 16 are supported; is this "
+                 "an image-to-video or a Wan 2.2 5B file?", g->files.dit, g->dit_cfg.in_dim, g->dit_cfg.out_dim);
+        goto out;
+    }
+    if (g->files.dit_low) {
+        dit_config low;
+        TRY(open_part(&g->dit_file[1], g->files.dit_low, CKPT_DIT, e));
+        TRY(read_config(g->dit_file[1], g->files.config_low, &low, e));
+        if (o->text_len > 0)
+            low.text_len = o->text_len;
+        TRY(same_experts(g, &low, e));
+    }
+    if (g->files.t5)
+        TRY(open_part(&g->t5_file, g->files.t5, CKPT_T5, e));
+    if (g->files.vae)
+        TRY(open_part(&g->vae_file, g->files.vae, CKPT_VAE, e));
+    *out = g;
+    return 0;
+out:
+    engine_close(g);
+    return rc;
+}
+
+void engine_close(engine *g)
+{
+    if (!g)
+        return;
+    dit_close(g->dits[0]);
+    dit_close(g->dits[1]);
+    umt5_close(g->t5);
+    vae_close(g->vae);
+    tokenizer_free(g->tok);
+    ckpt_close(g->dit_file[0]);
+    ckpt_close(g->dit_file[1]);
+    ckpt_close(g->t5_file);
+    ckpt_close(g->vae_file);
+    model_files_release(&g->files);
+    backend_close(g->be);
+    parallel_shutdown();
+    free(g);
+}
+
+int engine_need_t5(engine *g, err *e)
+{
+    if (g->t5)
+        return 0;
+    if (!g->t5_file)
+        return ERR(e, ERR_CONFIG, "no text encoder beside %s: looked for models_t5_umt5-xxl-enc-bf16.pth and text_encoder/; set model.t5",
+                   g->files.dit);
+    int rc = umt5_open(&g->t5, g->be, g->t5_file, g->prec, e);
+    if (!rc && umt5_get_config(g->t5)->dim != g->dit_cfg.text_dim)
+        rc = ERR(e, ERR_SHAPE, "%s gives rows of %d, %s takes rows of %d: text encoder and DiT do not belong together", g->files.t5,
+                 umt5_get_config(g->t5)->dim, g->files.dit, g->dit_cfg.text_dim);
+    return rc;
+}
+
+int engine_need_vae(engine *g, err *e)
+{
+    if (g->vae)
+        return 0;
+    if (!g->vae_file)
+        return ERR(e, ERR_CONFIG, "no VAE beside %s: looked for Wan2.1_VAE.pth and vae/; set model.vae", g->files.dit);
+    return vae_open(&g->vae, g->be, g->vae_file, g->prec, e);
+}
+
+int engine_need_dit(engine *g, int expert, err *e)
+{
+    return g->dits[expert] ? 0 : dit_open(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, e);
+}
+
+static int64_t file_bytes(const ckpt *c)
+{
+    int64_t n = 0;
+    for (size_t i = 0; c && i < ckpt_count(c); i++)
+        n += (int64_t)ckpt_at(c, i)->bytes;
+    return n;
+}
+
+int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
+{
+    int rc = 0;
+    *out = (engine_info){ .family = g->files.family, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
+                          .two_experts = g->dit_file[1] != NULL };
+    if (g->t5_file) {
+        TRY(engine_need_t5(g, e));
+        out->t5 = umt5_get_config(g->t5);
+    }
+    if (g->vae_file) {
+        TRY(engine_need_vae(g, e));
+        out->vae = vae_get_config(g->vae);
+    }
+    if (with_digests && !g->have_digests) {
+        ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };
+        for (int i = 0; i < 4; i++)
+            if (files[i])
+                TRY(ckpt_digest(files[i], g->digest[i], e));
+        g->have_digests = true;
+    }
+    out->dit_digest = g->digest[0];
+    out->dit_low_digest = g->digest[1];
+    out->t5_digest = g->digest[2];
+    out->vae_digest = g->digest[3];
+    out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]);
+    out->t5_bytes = file_bytes(g->t5_file);
+    out->vae_bytes = file_bytes(g->vae_file);
+out:
+    return rc;
+}

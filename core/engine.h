@@ -1,0 +1,141 @@
+/* engine: a model, opened once; and runs over it.
+ *
+ *     engine *g;  prompt *p, *neg;  tensor latents = {0};
+ *     engine_options o = ENGINE_OPTIONS_INIT;
+ *     o.model = "experiments/shapes/checkpoint";
+ *     if (engine_open(&g, &o, &e)) return fail(&e);
+ *     engine_encode(g, "a red circle moving left", &p, &e);
+ *     engine_encode(g, "", &neg, &e);
+ *     run_params r = RUN_PARAMS_INIT;
+ *     r.width = r.height = 128; r.frames = 17; r.steps = 20; r.shift = 3; r.seed = 1;
+ *     r.cond = &p; r.n_cond = 1; r.uncond = neg; r.guidance = &(double){ 4 }; r.n_guidance = 1;
+ *     engine_run(g, &r, NULL, &latents, &e);                    denoise
+ *     engine_decode(g, &latents, on_frame, user, &e);           8-bit RGB, frame by frame
+ *
+ * The engine is immutable after engine_open but for caches; runs over one engine go one after another. The same
+ * parameters give the same bytes, whatever hooks are registered and however many threads work.
+ */
+#ifndef WANSCOPE_ENGINE_H
+#define WANSCOPE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/str.h"
+#include "core/dit/dit_config.h"
+#include "core/hooks/hooks.h"
+#include "core/sample/schedule.h"
+#include "core/tensor.h"
+
+typedef struct engine engine;
+
+typedef struct engine_options {
+    const char *model;                       /* folder or file, see model_files_find() */
+    const char *dit, *dit_low, *t5, *vae, *tokenizer;   /* replace what the model folder gives; NULL or "" to keep */
+    const char *device;                      /* "auto", "cpu", "cuda", "cuda:N" */
+    const char *precision;                   /* "exact" */
+    int threads;                             /* CPU threads, 0 = all */
+    int text_len;                            /* 0: as the checkpoint says */
+    bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
+} engine_options;
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false }
+
+int engine_open(engine **out, const engine_options *o, err *e);
+void engine_close(engine *g);
+
+typedef struct engine_info {
+    const char *family;                      /* "wan2.1", "wan2.2-a14b" ... */
+    const char *device;                      /* for people */
+    const char *precision;
+    const dit_config *dit;
+    const umt5_config *t5;
+    const vae_config *vae;
+    bool two_experts;
+    /* content digests (ckpt_digest), computed on the first call of engine_info(); "" for a missing part */
+    const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest;
+    int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
+} engine_info;
+/* Digests read every byte of the checkpoint once; pass with_digests false to leave them "". */
+int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e);
+
+/* ---- prompts ---- */
+
+typedef struct prompt prompt;
+
+/* Cleans, tokenises and encodes. A prompt that fills more than text_len tokens is truncated as upstream does, which is logged. */
+int engine_encode(engine *g, const char *text, prompt **out, err *e);
+/* The same from token ids (n of them, of which n_visible are attended), for tests and for builds without sentencepiece. */
+int engine_encode_ids(engine *g, const int32_t *ids, int n, int n_visible, prompt **out, err *e);
+void prompt_free(prompt *p);
+
+const char *prompt_clean_text(const prompt *p);       /* after core/text/clean.h */
+int prompt_n_tokens(const prompt *p);                 /* pieces and </s>; the rest of text_len is padding */
+const char *prompt_piece(const prompt *p, int token); /* "▁kiss" */
+bool prompt_truncated(const prompt *p);
+/* Tokens whose characters the bytes [begin, end) of the text given to engine_encode() touch, ascending; *n of them
+ * (0 when cleaning or truncation removed the span). `tokens` has room for prompt_n_tokens(). */
+int prompt_tokens_of(const prompt *p, size_t begin, size_t end, int *tokens, int *n, err *e);
+/* The embedding, host memory: f32 [prompt_n_tokens, prompt_dim]. */
+float *prompt_rows(prompt *p);
+int prompt_dim(const prompt *p);
+/* Scales the rows of the given tokens (prompt weights, method "multiply"; harness.md 1.5). */
+void prompt_scale(prompt *p, const int *tokens, int n, double weight);
+/* "interpolation": row = eos + (row - eos) * weight with the embedding of </s>. */
+void prompt_interpolate(prompt *p, const int *tokens, int n, double weight);
+typedef enum { BLEND_LERP, BLEND_SLERP } blend_kind;
+/* Between two prompts of one engine, t in 0..1; rows the shorter one lacks count as zeros; slerp falls back to lerp row by
+ * row where the rows are parallel (harness.md 1.7). */
+int prompt_blend(prompt **out, const prompt *a, const prompt *b, double t, blend_kind kind, err *e);
+
+/* ---- runs ---- */
+
+typedef enum { NOISE_TORCH_CPU, NOISE_TORCH_CUDA } noise_kind;
+
+typedef struct run_params {
+    int width, height, frames;               /* pixels, multiples of 16; 4n+1 */
+    uint64_t seed;
+    const float *initial_noise;              /* NULL: drawn from the seed; else latents of the run's shape to start from */
+    noise_kind noise;
+    int noise_sms, noise_threads_per_sm;     /* for NOISE_TORCH_CUDA: the GPU whose noise is wanted (132, 2048: H200) */
+    solver_kind solver;
+    int steps;
+    double shift;
+    double boundary;                         /* two experts: the high-noise one works while timestep >= 1000 * boundary */
+    const prompt *const *cond;               /* n_cond is 1, or steps: one a step */
+    int n_cond;
+    const prompt *uncond;                    /* may be NULL when every guidance is 1 */
+    const double *guidance;                  /* n_guidance is 1, or steps. 1 skips the unconditional pass */
+    int n_guidance;
+} run_params;
+#define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0 }
+
+/* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
+ * `steps`; may be NULL). schedule_release() it. */
+int engine_schedule(const engine *g, const run_params *r, schedule *out, int *expert, err *e);
+
+/* Latent shape of a run: [16, (frames-1)/4+1, height/8, width/8]. Checks sizes. */
+int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], err *e);
+
+/* Denoises. *latents is allocated (f32, shape above, on the engine's device) and the caller frees it with tensor_free().
+ * Hooks see HOOK_LATENTS 0..steps, HOOK_VELOCITY and the points inside the model, the conditional pass first.
+ * NaN or infinity in a step stops the run with ERR_NAN, naming the step and, if the weights are the cause, the tensor. */
+int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);
+
+/* Decodes and hands out 8-bit RGB frames in order as they are made: truncated like upstream's video writer,
+ * (uint8)((clamp(x) + 1) / 2 * 255). A callback's error stops the decoding. */
+typedef int (*frame_fn)(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e);
+int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e);
+
+/* Estimates for a forecast, from shapes alone. */
+typedef struct engine_cost {
+    double flops_step;           /* one step: both branches of guidance */
+    double flops_text;           /* one prompt */
+    double flops_decode;
+    int64_t weight_bytes;        /* of all parts, as held by this engine */
+    int64_t activation_bytes;    /* peak of denoising */
+    int64_t decode_bytes;        /* peak of decoding */
+} engine_cost;
+int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err *e);
+
+#endif

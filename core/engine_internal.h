@@ -1,0 +1,40 @@
+/* engine_internal: what engine.c, run.c and prompt.c share. */
+#ifndef WANSCOPE_ENGINE_INTERNAL_H
+#define WANSCOPE_ENGINE_INTERNAL_H
+
+#include "core/dit/dit.h"
+#include "core/engine.h"
+#include "core/io/ckpt.h"
+#include "core/text/clean.h"
+#include "core/text/tokenizer.h"
+#include "core/text/umt5.h"
+#include "core/vae/vae.h"
+
+struct engine {
+    backend *be;
+    const precision *prec;
+    model_files files;
+    bool ftfy;
+    ckpt *dit_file[2], *t5_file, *vae_file;    /* index 0: high noise, or the only expert; 1: low noise */
+    dit_config dit_cfg;
+    dit *dits[2];
+    umt5 *t5;
+    vae *vae;
+    tokenizer *tok;
+    char digest[4][65];                        /* dit, dit_low, t5, vae; "" until asked for */
+    bool have_digests;
+};
+
+/* Opens what is needed on first use: a forecast needs no weights, a run from token ids no tokenizer. */
+int engine_need_t5(engine *g, err *e);
+int engine_need_vae(engine *g, err *e);
+int engine_need_dit(engine *g, int expert, err *e);
+
+struct prompt {
+    int n_tokens, dim, text_len;
+    float *rows;                               /* [n_tokens, dim] */
+    text_clean_result map;                     /* both empty when made from ids or blended */
+    text_tokens tok;
+};
+
+#endif

@@ -1,0 +1,313 @@
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/engine_internal.h"
+#include "core/sample/rng.h"
+#include "core/sample/solver.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+/* One denoising run and its decoding: loops and bookkeeping, no arithmetic of its own but for guidance. */
+
+int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], err *e)
+{
+    if (r->width < 16 || r->height < 16 || r->width % 16 || r->height % 16 || r->width > 16384 || r->height > 16384)
+        return ERR(e, ERR_CONFIG, "video.width and video.height are %d x %d: multiples of 16 from 16 to 16384 are needed", r->width, r->height);
+    if (r->frames < 1 || r->frames % VAE_TIME != 1 || r->frames > 4093)
+        return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
+                   r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
+    shape[0] = g->dit_cfg.in_dim;
+    shape[1] = (r->frames - 1) / VAE_TIME + 1;
+    shape[2] = r->height / VAE_SPACE;
+    shape[3] = r->width / VAE_SPACE;
+    return 0;
+}
+
+int engine_schedule(const engine *g, const run_params *r, schedule *out, int *expert, err *e)
+{
+    int rc = schedule_build(out, r->solver, r->steps, r->shift, e);
+    if (rc)
+        return rc;
+    if (g->dit_file[1] && !(r->boundary >= 0 && r->boundary <= 1)) {
+        schedule_release(out);
+        return ERR(e, ERR_CONFIG, "sampling.boundary is %g, 0 to 1 is needed", r->boundary);
+    }
+    for (int i = 0; expert && i < r->steps; i++)      /* Wan2.2/wan/text2video.py:186-191, 341-349 */
+        expert[i] = g->dit_file[1] && out->timesteps[i] < 1000.0 * r->boundary;
+    return 0;
+}
+
+static int draw_noise(const run_params *r, float *out, int64_t n, err *e)
+{
+    if (r->initial_noise) {
+        memcpy(out, r->initial_noise, (size_t)n * sizeof *out);
+        return 0;
+    }
+    if (r->noise == NOISE_TORCH_CUDA) {
+        uint64_t offset = 0;
+        return rng_cuda_normal(r->seed, &offset, r->noise_sms, r->noise_threads_per_sm, out, n, e);
+    }
+    rng_cpu rng;
+    rng_cpu_seed(&rng, r->seed);
+    rng_cpu_normal(&rng, out, n);
+    return 0;
+}
+
+/* ---- text contexts: embedded once per distinct prompt of the run and expert ---- */
+
+typedef struct {
+    const prompt *of;
+    int expert;
+    tensor context;
+} context_slot;
+
+static int context_get(engine *g, context_slot *slot, const prompt *p, int expert, err *e)
+{
+    int rc = 0;
+    tensor rows = { 0 };
+    if (slot->of == p && slot->expert == expert && slot->context.data)
+        return 0;
+    slot->of = NULL;
+    if (!slot->context.data)
+        TRY(TENSOR_NEW(&slot->context, g->be, g->prec->act, e, g->dit_cfg.text_len, g->dit_cfg.dim));
+    TRY(TENSOR_NEW(&rows, g->be, g->prec->act, e, p->n_tokens, p->dim));
+    TRY(op_upload_f32(&rows, p->rows, e));
+    TRY(dit_embed_text(g->dits[expert], &rows, &slot->context, e));
+    slot->of = p;
+    slot->expert = expert;
+out:
+    tensor_free(&rows);
+    return rc;
+}
+
+/* The first tensor of a checkpoint that holds NaN or infinity: the likely cause of a run that went bad. */
+static const ckpt_tensor *first_bad_tensor(const ckpt *c)
+{
+    enum { CHUNK = 4096 };
+    float buf[CHUNK];
+    for (size_t i = 0; i < ckpt_count(c); i++) {
+        const ckpt_tensor *t = ckpt_at(c, i);
+        size_t size = dtype_size(t->dtype);
+        for (size_t at = 0; at < t->bytes / size; at += CHUNK) {
+            int64_t n = t->bytes / size - at < CHUNK ? (int64_t)(t->bytes / size - at) : CHUNK;
+            dtype_to_f32(buf, (const char *)t->data + at * size, t->dtype, n);
+            for (int64_t k = 0; k < n; k++)
+                if (!isfinite(buf[k]))
+                    return t;
+        }
+    }
+    return NULL;
+}
+
+static int check_finite(engine *g, const tensor *t, float *host, int step, int steps, int expert, err *e)
+{
+    int64_t n = tensor_count(t);
+    int rc = op_download_f32(host, t, e);
+    for (int64_t i = 0; !rc && i < n; i++)
+        if (!isfinite(host[i])) {
+            const ckpt_tensor *bad = first_bad_tensor(g->dit_file[expert]);
+            if (bad)
+                return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
+                           bad->name, bad->file);
+            return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity although the weights are finite; check guidance, prompt weights and shift",
+                       step + 1, steps);
+        }
+    return rc;
+}
+
+static int emit(const hooks *h, hook_point at, hook_kind kind, tensor *value, err *e)
+{
+    at.kind = kind;
+    at.layer = -1;
+    at.module = "";
+    if (kind == HOOK_LATENTS && hooks_edited(h, &at)) {
+        int rc = hooks_apply(h, &at, value, NULL, e);
+        if (rc)
+            return rc;
+    }
+    if (!hooks_wanted(h, &at))
+        return 0;
+    hook_data d = { .value = value, .grid = { value->shape[1], value->shape[2] / 2, value->shape[3] / 2 } };
+    return hooks_show(h, &at, &d, e);
+}
+
+static int check_params(const run_params *r, err *e)
+{
+    if ((r->n_cond != 1 && r->n_cond != r->steps) || (r->n_guidance != 1 && r->n_guidance != r->steps))
+        return ERR(e, ERR_INTERNAL, "%d prompts and %d guidance values for %d steps", r->n_cond, r->n_guidance, r->steps);
+    for (int i = 0; i < r->n_guidance; i++) {
+        if (!isfinite(r->guidance[i]))
+            return ERR(e, ERR_CONFIG, "guidance of step %d is not a number", i);
+        if (r->guidance[i] != 1 && !r->uncond)
+            return ERR(e, ERR_CONFIG, "guidance %g of step %d needs a negative prompt (it may be empty)", r->guidance[i], i);
+    }
+    return 0;
+}
+
+int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e)
+{
+    int rc = 0;
+    int64_t shape[4];
+    schedule s = { 0 };
+    solver *sol = NULL;
+    dit_work *work = NULL;
+    tensor cond = { 0 }, uncond = { 0 };
+    context_slot slots[2] = { { 0 } };
+    int *expert = NULL;
+    float *host = NULL;
+    *latents = (tensor){ 0 };
+    TRY(check_params(r, e));
+    TRY(engine_latent_shape(g, r, shape, e));
+    if (!(expert = calloc((size_t)(r->steps > 0 ? r->steps : 1), sizeof *expert))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for %d steps", r->steps);
+        goto out;
+    }
+    TRY(engine_schedule(g, r, &s, expert, e));
+    for (int i = 0; i < r->steps; i++)
+        TRY(engine_need_dit(g, expert[i], e));
+    TRY(tensor_new(latents, g->be, DT_F32, 4, shape, e));
+    TRY(tensor_new(&cond, g->be, DT_F32, 4, shape, e));
+    TRY(tensor_new(&uncond, g->be, DT_F32, 4, shape, e));
+    TRY(solver_new(&sol, g->be, &s, 4, shape, e));
+    TRY(dit_work_new(&work, g->dits[expert[0]], shape[1], shape[2], shape[3], e));
+    if (!(host = malloc((size_t)tensor_count(latents) * sizeof *host))) {
+        rc = ERR(e, ERR_MEMORY, "no host memory for latents");
+        goto out;
+    }
+    TRY(draw_noise(r, host, tensor_count(latents), e));
+    TRY(op_upload(latents, host, e));
+
+    hook_point at = { .n_steps = r->steps, .sigma = s.sigmas[0], .timestep = s.timesteps[0], .expert = expert[0], .cond = true, .layer = -1, .module = "" };
+    TRY(emit(h, at, HOOK_LATENTS, latents, e));
+    for (int i = 0; i < r->steps; i++) {
+        double guidance = r->guidance[r->n_guidance == 1 ? 0 : i];
+        dit *d = g->dits[expert[i]];
+        at = (hook_point){ .step = i, .n_steps = r->steps, .sigma = s.sigmas[i], .timestep = s.timesteps[i], .expert = expert[i],
+                           .cond = true, .layer = -1, .module = "" };
+        dit_input in = { .latents = latents, .n_timesteps = 1, .timesteps = &s.timesteps[i] };
+        TRY(context_get(g, &slots[0], r->cond[r->n_cond == 1 ? 0 : i], expert[i], e));
+        in.context = &slots[0].context;
+        TRY(dit_forward(d, work, &in, &cond, h, &at, e));
+        if (guidance != 1) {      /* v = u + g (c - u), three roundings (text2video.py:240-246) */
+            at.cond = false;
+            TRY(context_get(g, &slots[1], r->uncond, expert[i], e));
+            in.context = &slots[1].context;
+            TRY(dit_forward(d, work, &in, &uncond, h, &at, e));
+            TRY(op_axpby(&cond, 1.0f, &cond, -1.0f, &uncond, e));
+            TRY(op_axpby(&cond, 1.0f, &uncond, (float)guidance, &cond, e));
+            at.cond = true;
+        }
+        TRY(check_finite(g, &cond, host, i, r->steps, expert[i], e));
+        TRY(emit(h, at, HOOK_VELOCITY, &cond, e));
+        TRY(solver_step(sol, i, latents, &cond, e));
+        at.step = i + 1;
+        at.sigma = s.sigmas[i + 1];
+        at.timestep = i + 1 < r->steps ? s.timesteps[i + 1] : 0;
+        TRY(emit(h, at, HOOK_LATENTS, latents, e));
+    }
+out:
+    schedule_release(&s);
+    solver_free(sol);
+    dit_work_free(work);
+    tensor_free(&cond);
+    tensor_free(&uncond);
+    tensor_free(&slots[0].context);
+    tensor_free(&slots[1].context);
+    free(expert);
+    free(host);
+    if (rc)
+        tensor_free(latents);
+    return rc;
+}
+
+/* ---- decode ---- */
+
+int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e)
+{
+    int rc = 0;
+    tensor z = { 0 }, frames = { 0 };
+    vae_stream *s = NULL;
+    float *host = NULL;
+    uint8_t *rgb = NULL;
+    int64_t index = 0;
+    TRY(engine_need_vae(g, e));
+    TRY(vae_decode_begin(g->vae, latents, &z, e));
+    TRY(vae_decoder_new(&s, g->vae, e));
+    for (int64_t f = 0; f < latents->shape[1]; f++) {
+        tensor one = tensor_rows(&z, f, 1);
+        TRY(vae_decode_next(s, &one, &frames, e));
+        int64_t size = frames.shape[1] * frames.shape[2] * 3;
+        if (!host && (!(host = malloc((size_t)(size * VAE_TIME) * sizeof *host)) || !(rgb = malloc((size_t)size)))) {
+            rc = ERR(e, ERR_MEMORY, "no host memory for frames of %" PRId64 " x %" PRId64, frames.shape[2], frames.shape[1]);
+            goto out;
+        }
+        TRY(op_download_f32(host, &frames, e));
+        for (int64_t t = 0; t < frames.shape[0]; t++) {
+            for (int64_t i = 0; i < size; i++) {
+                float v = host[t * size + i];
+                if (isnan(v)) {
+                    rc = ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", index);
+                    goto out;
+                }
+                v = v < -1 ? -1 : v > 1 ? 1 : v;
+                rgb[i] = (uint8_t)((v + 1) / 2 * 255);      /* truncation, as upstream's videos (utils.py:23-61) */
+            }
+            TRY(fn(index++, (int)frames.shape[2], (int)frames.shape[1], rgb, user, e));
+        }
+        tensor_free(&frames);
+    }
+out:
+    vae_stream_free(s);
+    tensor_free(&z);
+    tensor_free(&frames);
+    free(host);
+    free(rgb);
+    return rc;
+}
+
+/* ---- forecast ---- */
+
+int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err *e)
+{
+    int64_t shape[4];
+    int rc = engine_latent_shape(g, r, shape, e);
+    if (rc)
+        return rc;
+    const dit_config *c = &g->dit_cfg;
+    double L = (double)shape[1] * (double)(shape[2] / 2) * (double)(shape[3] / 2), D = c->dim, M = c->ffn_dim, T = c->text_len;
+    bool guided = false;
+    for (int i = 0; i < r->n_guidance; i++)
+        guided |= r->guidance[i] != 1;
+    /* a multiply and an add count as two; per block: q k v o, scores and values, cross q o, cross k v of the text, FFN */
+    double block = 2 * L * D * D * 4 + 4 * L * L * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
+    *out = (engine_cost){ 0 };
+    out->flops_step = (c->num_layers * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * (guided ? 2 : 1);
+    if (g->t5_file) {
+        umt5_config t;
+        if ((rc = umt5_config_detect(&t, g->t5_file, e)))
+            return rc;
+        out->flops_text = t.num_layers * (2 * T * t.dim * (4.0 * t.dim_attn + 3.0 * t.dim_ffn) + 4 * T * T * t.dim_attn);
+    }
+    if (g->vae_file) {
+        vae_config v;
+        if ((rc = vae_config_detect(&v, g->vae_file, e)))
+            return rc;
+        /* multiply-adds a pixel of the full-size decoder, summed over its stages: 27-tap convolutions of c channels at a
+         * resolution of 1, 1/4 (x frames 1, 1), 1/16 (1/2), 1/64 (1/4) */
+        double pixels = (double)r->width * r->height * r->frames, d = v.dim, c0 = d * v.mult[0], c1 = d * v.mult[1], c2 = d * v.mult[2], c3 = d * v.mult[3];
+        double per = 27 * (6 * c0 * c0) + 27 * (6 * c1 * c1) / 4 + 27 * (5.5 * c2 * c2) / 32 + 27 * (10 * c3 * c3) / 256 +
+                     9 * c1 * c0 + 9 * c2 * c2 / 2 / 4 + 9 * c3 * c3 / 2 / 32;
+        out->flops_decode = 2 * pixels * per;
+        out->decode_bytes = (int64_t)(4.0 * VAE_TIME * r->width * r->height * c0 * 5);
+    }
+    ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };
+    for (int f = 0; f < 4; f++)
+        for (size_t i = 0; files[f] && i < ckpt_count(files[f]); i++)
+            out->weight_bytes += (int64_t)ckpt_at(files[f], i)->bytes;
+    double size = (double)dtype_size(g->prec->act);
+    out->activation_bytes = (int64_t)(L * (7 * D + M + c->in_dim * 4 + c->out_dim * 4) * size + T * 4 * D * size +
+                                      9 * 4.0 * (double)(shape[0] * shape[1] * shape[2] * shape[3]));
+    return 0;
+}

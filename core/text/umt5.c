@@ -1,0 +1,195 @@
+#include "core/text/umt5.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+typedef struct {
+    tensor norm1, norm2;             /* [dim] */
+    tensor q, k, v, o;               /* [dim_attn, dim], o [dim, dim_attn] */
+    tensor gate, fc1, fc2;           /* [dim_ffn, dim], fc2 [dim, dim_ffn] */
+    float *buckets;                  /* host [32, heads] */
+} umt5_block;
+
+struct umt5 {
+    backend *be;
+    umt5_config cfg;
+    const precision *prec;
+    tensor embedding, norm;
+    umt5_block *blocks;
+};
+
+static const float EPS = 1e-6f;      /* t5.py:57 */
+
+int umt5_bucket(int relative)
+{
+    /* The upstream formula takes a float32 logarithm; its values, checked for all distances below 512, are these. */
+    static const int from[] = { 91, 64, 46, 32, 23, 16, 12, 8 };
+    int b = relative > 0 ? 16 : 0, a = abs(relative);
+    for (int i = 0; i < 8; i++)
+        if (a >= from[i])
+            return b + 15 - i;
+    return b + a;
+}
+
+static int load(umt5 *t, ckpt_want *want, tensor *out, int rows, int cols, dtype type, const char *name, err *e)
+{
+    const ckpt_tensor *c = cols ? ckpt_want_tensor(want, 2, (int64_t[]){ rows, cols }, "%s", name)
+                                : ckpt_want_tensor(want, 1, (int64_t[]){ rows }, "%s", name);
+    return c ? op_weight(t->be, out, c, type, e) : 0;     /* missing ones are reported by ckpt_want_finish */
+}
+
+static int load_block(umt5 *t, ckpt_want *want, int i, err *e)
+{
+    int rc = 0;
+    umt5_block *b = &t->blocks[i];
+    const umt5_config *c = &t->cfg;
+    struct { tensor *out; int rows, cols; const char *name; } list[] = {
+        { &b->norm1, c->dim, 0, "norm1" }, { &b->norm2, c->dim, 0, "norm2" },
+        { &b->q, c->dim_attn, c->dim, "attn.q" }, { &b->k, c->dim_attn, c->dim, "attn.k" },
+        { &b->v, c->dim_attn, c->dim, "attn.v" }, { &b->o, c->dim, c->dim_attn, "attn.o" },
+        { &b->gate, c->dim_ffn, c->dim, "ffn.gate.0" }, { &b->fc1, c->dim_ffn, c->dim, "ffn.fc1" },
+        { &b->fc2, c->dim, c->dim_ffn, "ffn.fc2" },
+    };
+    char name[96];
+    for (size_t k = 0; k < sizeof list / sizeof *list; k++) {
+        snprintf(name, sizeof name, "blocks.%d.%s.weight", i, list[k].name);
+        TRY(load(t, want, list[k].out, list[k].rows, list[k].cols, list[k].cols ? t->prec->weight : DT_F32, name, e));
+    }
+    snprintf(name, sizeof name, "blocks.%d.pos_embedding.embedding.weight", i);
+    const ckpt_tensor *table = ckpt_want_tensor(want, 2, (int64_t[]){ c->num_buckets, c->num_heads }, "%s", name);
+    if (table) {
+        int64_t n = (int64_t)c->num_buckets * c->num_heads;
+        if (!(b->buckets = malloc((size_t)n * sizeof *b->buckets))) {
+            rc = ERR(e, ERR_MEMORY, "no memory for a position table");
+            goto out;
+        }
+        dtype_to_f32(b->buckets, table->data, table->dtype, n);
+    }
+out:
+    return rc;
+}
+
+int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err *e)
+{
+    int rc = 0;
+    ckpt_want *want = NULL;
+    umt5 *t = calloc(1, sizeof *t);
+    *out = NULL;
+    if (!t)
+        return ERR(e, ERR_MEMORY, "no memory for a text encoder");
+    t->be = be;
+    t->prec = prec;
+    TRY(umt5_config_detect(&t->cfg, c, e));
+    if (t->cfg.num_buckets != 32) {
+        rc = ERR(e, ERR_SHAPE, "%s: umT5 position tables have %d buckets, 32 are supported", ckpt_path(c), t->cfg.num_buckets);
+        goto out;
+    }
+    if (t->cfg.dim_attn % t->cfg.num_heads) {
+        rc = ERR(e, ERR_SHAPE, "%s: %d heads do not divide the attention width %d of umT5", ckpt_path(c), t->cfg.num_heads, t->cfg.dim_attn);
+        goto out;
+    }
+    if (!(t->blocks = calloc((size_t)t->cfg.num_layers, sizeof *t->blocks))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for %d text encoder layers", t->cfg.num_layers);
+        goto out;
+    }
+    TRY(ckpt_want_begin(&want, c, "umT5", e));
+    rc = load(t, want, &t->embedding, t->cfg.vocab_size, t->cfg.dim, prec->weight, "token_embedding.weight", e);
+    if (!rc)
+        rc = load(t, want, &t->norm, t->cfg.dim, 0, DT_F32, "norm.weight", e);
+    for (int i = 0; i < t->cfg.num_layers && !rc; i++)
+        rc = load_block(t, want, i, e);
+    int finish = ckpt_want_finish(want, true, rc ? NULL : e);
+    TRY(rc ? rc : finish);
+    *out = t;
+    return 0;
+out:
+    umt5_close(t);
+    return err_at(e, rc, "while loading the text encoder");
+}
+
+void umt5_close(umt5 *t)
+{
+    if (!t)
+        return;
+    tensor_free(&t->embedding);
+    tensor_free(&t->norm);
+    for (int i = 0; t->blocks && i < t->cfg.num_layers; i++) {
+        umt5_block *b = &t->blocks[i];
+        tensor *all[] = { &b->norm1, &b->norm2, &b->q, &b->k, &b->v, &b->o, &b->gate, &b->fc1, &b->fc2 };
+        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+            tensor_free(all[k]);
+        free(b->buckets);
+    }
+    free(t->blocks);
+    free(t);
+}
+
+const umt5_config *umt5_get_config(const umt5 *t)
+{
+    return &t->cfg;
+}
+
+/* [heads, 2n-1]: column j - i + n - 1 holds the bias of key j for query i */
+static int relative_bias(umt5 *t, const umt5_block *b, int n, float *host, tensor *bias, err *e)
+{
+    int N = t->cfg.num_heads;
+    for (int h = 0; h < N; h++)
+        for (int r = 1 - n; r < n; r++)
+            host[(int64_t)h * (2 * n - 1) + r + n - 1] = b->buckets[umt5_bucket(r) * N + h];
+    return op_upload(bias, host, e);
+}
+
+int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows, err *e)
+{
+    int rc = 0;
+    const umt5_config *c = &t->cfg;
+    tensor x = { 0 }, h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 }, y = { 0 }, g = { 0 }, f = { 0 }, bias = { 0 };
+    attn_range visible = { 0, n_visible };
+    attn_segment segment = { 0, n, 1, &visible };
+    dtype s = t->prec->stream, a = t->prec->act;
+    float *host = malloc((size_t)c->num_heads * (size_t)(2 * n) * sizeof *host);
+    if (!host)
+        return ERR(e, ERR_MEMORY, "no memory for a position table");
+    if (n_visible < 1 || n_visible > n) {
+        rc = ERR(e, ERR_INTERNAL, "umT5: %d of %d positions visible", n_visible, n);
+        goto out;
+    }
+    TRY(TENSOR_NEW(&x, t->be, s, e, n, c->dim));
+    TRY(TENSOR_NEW(&h, t->be, a, e, n, c->dim));
+    TRY(TENSOR_NEW(&q, t->be, a, e, n, c->dim_attn));
+    TRY(TENSOR_NEW(&k, t->be, a, e, n, c->dim_attn));
+    TRY(TENSOR_NEW(&v, t->be, a, e, n, c->dim_attn));
+    TRY(TENSOR_NEW(&y, t->be, a, e, n, c->dim_attn));
+    TRY(TENSOR_NEW(&g, t->be, a, e, n, c->dim_ffn));
+    TRY(TENSOR_NEW(&f, t->be, a, e, n, c->dim_ffn));
+    TRY(TENSOR_NEW(&bias, t->be, DT_F32, e, c->num_heads, 2 * n - 1));
+    TRY(op_embed(&x, &t->embedding, ids, n, e));
+    for (int i = 0; i < c->num_layers; i++) {
+        const umt5_block *b = &t->blocks[i];
+        TRY(relative_bias(t, b, n, host, &bias, e));
+        TRY(op_rmsnorm(&h, &x, &b->norm1, EPS, e));
+        TRY(op_linear(&q, &h, &b->q, NULL, ACT_NONE, e));
+        TRY(op_linear(&k, &h, &b->k, NULL, ACT_NONE, e));
+        TRY(op_linear(&v, &h, &b->v, NULL, ACT_NONE, e));
+        attn_args args = { .out = &y, .q = &q, .k = &k, .v = &v, .n_heads = c->num_heads, .scale = 1.0f,
+                           .plan = { 1, &segment }, .rel_bias = &bias };
+        TRY(op_attention(&args, e));
+        TRY(op_linear(&h, &y, &b->o, NULL, ACT_NONE, e));
+        TRY(op_gate_add(&x, &h, NULL, e));
+        TRY(op_rmsnorm(&h, &x, &b->norm2, EPS, e));
+        TRY(op_linear(&g, &h, &b->gate, NULL, ACT_NONE, e));
+        TRY(op_linear(&f, &h, &b->fc1, NULL, ACT_NONE, e));
+        TRY(op_gated_gelu(&f, &f, &g, e));
+        TRY(op_linear(&h, &f, &b->fc2, NULL, ACT_NONE, e));
+        TRY(op_gate_add(&x, &h, NULL, e));
+    }
+    TRY(op_rmsnorm(rows, &x, &t->norm, EPS, e));
+out:
+    free(host);
+    tensor *all[] = { &x, &h, &q, &k, &v, &y, &g, &f, &bias };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(all[i]);
+    return rc;
+}

@@ -1,0 +1,385 @@
+#include "core/vae/vae.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "core/vae/vae_weights.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+/* Wan2.1/wan/modules/vae.py:629-639 */
+static const float WAN_MEAN[16] = { -0.7571f, -0.7089f, -0.9113f, 0.1075f, -0.1745f, 0.9653f, -0.1517f, 1.5508f,
+                                    0.4134f, -0.0715f, 0.5517f, -0.3632f, -0.1922f, -0.9497f, 0.2503f, -0.2921f };
+static const float WAN_STD[16] = { 2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
+                                   3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f };
+
+int vae_open(vae **out, backend *be, const ckpt *c, const precision *prec, err *e)
+{
+    int rc = 0;
+    vae *v = calloc(1, sizeof *v);
+    *out = NULL;
+    if (!v)
+        return ERR(e, ERR_MEMORY, "no memory for a VAE");
+    v->be = be;
+    v->prec = prec;
+    TRY(vae_config_detect(&v->cfg, c, e));
+    if (v->cfg.z_dim != 16) {
+        rc = ERR(e, ERR_SHAPE, "%s: a VAE with %d latent channels; the Wan 2.1 VAE with 16 is supported", ckpt_path(c), v->cfg.z_dim);
+        goto out;
+    }
+    for (int i = 0; i < 16; i++) {
+        v->mean[i] = WAN_MEAN[i];
+        v->inv_std[i] = 1.0f / WAN_STD[i];
+    }
+    TRY(vae_weights_load(v, c, e));
+    *out = v;
+    return 0;
+out:
+    vae_close(v);
+    return err_at(e, rc, "while loading the VAE");
+}
+
+void vae_close(vae *v)
+{
+    if (v) {
+        vae_weights_free(v);
+        free(v);
+    }
+}
+
+const vae_config *vae_get_config(const vae *v)
+{
+    return &v->cfg;
+}
+
+int64_t vae_weight_bytes(const vae *v)
+{
+    return vae_weights_bytes(v);
+}
+
+/* ---- streams ---- */
+
+struct vae_stream {
+    vae *v;
+    const vae_side *side;
+    bool decoding;
+    int chunks;                               /* latent frames done */
+    tensor past_in, past_out;                 /* history of conv_in and conv_out */
+    tensor past[VAE_MAX_LAYERS][2];           /* history of each layer's cached convolutions */
+};
+
+static int stream_new(vae_stream **out, vae *v, bool decoding, err *e)
+{
+    vae_stream *s = calloc(1, sizeof *s);
+    *out = s;
+    if (!s)
+        return ERR(e, ERR_MEMORY, "no memory for a VAE stream");
+    s->v = v;
+    s->decoding = decoding;
+    s->side = decoding ? &v->decoder : &v->encoder;
+    return 0;
+}
+
+int vae_decoder_new(vae_stream **out, vae *v, err *e)
+{
+    return stream_new(out, v, true, e);
+}
+
+int vae_encoder_new(vae_stream **out, vae *v, err *e)
+{
+    return stream_new(out, v, false, e);
+}
+
+void vae_stream_free(vae_stream *s)
+{
+    if (!s)
+        return;
+    tensor_free(&s->past_in);
+    tensor_free(&s->past_out);
+    for (int i = 0; i < VAE_MAX_LAYERS; i++)
+        for (int k = 0; k < 2; k++)
+            tensor_free(&s->past[i][k]);
+    free(s);
+}
+
+/* past = the last `keep` frames of past followed by x */
+static int remember(tensor *past, const tensor *x, int64_t keep, err *e)
+{
+    int rc = 0;
+    int64_t old = past->data ? past->shape[0] : 0, T = x->shape[0];
+    int64_t n = old + T < keep ? old + T : keep, from_x = T < n ? T : n;
+    tensor next = { 0 };
+    TRY(TENSOR_NEW(&next, x->be, x->dtype, e, n, x->shape[1], x->shape[2], x->shape[3]));
+    if (n > from_x) {
+        tensor dst = tensor_rows(&next, 0, n - from_x), src = tensor_rows(past, old - (n - from_x), n - from_x);
+        TRY(op_copy(&dst, &src, e));
+    }
+    tensor dst = tensor_rows(&next, n - from_x, from_x), src = tensor_rows(x, T - from_x, from_x);
+    TRY(op_copy(&dst, &src, e));
+    tensor_free(past);
+    *past = next;
+    return 0;
+out:
+    tensor_free(&next);
+    return rc;
+}
+
+static int like(tensor *out, const tensor *x, int64_t T, int64_t H, int64_t W, int64_t C, err *e)
+{
+    return TENSOR_NEW(out, x->be, x->dtype, e, T, H, W, C);
+}
+
+/* 3x3x3 causal convolution with history, stride 1 */
+static int cached_conv(tensor *out, const tensor *x, const vae_conv *c, tensor *past, const tensor *residual, err *e)
+{
+    int rc = 0;
+    TRY(like(out, x, x->shape[0], x->shape[1], x->shape[2], c->w.shape[0], e));
+    conv_args a = { .out = out, .x = x, .past = past->data ? past : NULL, .w = &c->w, .bias = &c->b, .residual = residual,
+                    .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1 };
+    TRY(op_conv(&a, e));
+    TRY(remember(past, x, 2, e));
+out:
+    return rc;
+}
+
+/* Each layer replaces *x, which it owns. */
+
+static int run_res(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+{
+    int rc = 0;
+    tensor h = { 0 }, g = { 0 }, skip = { 0 }, out = { 0 };
+    (void)s;
+    TRY(like(&h, x, x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
+    TRY(op_pixel_norm(&h, x, &y->norm1, ACT_SILU, e));
+    TRY(cached_conv(&g, &h, &y->conv1, &past[0], NULL, e));
+    tensor_free(&h);
+    TRY(op_pixel_norm(&g, &g, &y->norm2, ACT_SILU, e));
+    if (y->has_shortcut) {
+        TRY(like(&skip, x, x->shape[0], x->shape[1], x->shape[2], y->shortcut.w.shape[0], e));
+        TRY(op_linear(&skip, x, &y->shortcut.w, &y->shortcut.b, ACT_NONE, e));
+    }
+    TRY(cached_conv(&out, &g, &y->conv2, &past[1], y->has_shortcut ? &skip : x, e));
+    tensor_free(x);
+    *x = out;
+    out = (tensor){ 0 };
+out:
+    tensor_free(&h);
+    tensor_free(&g);
+    tensor_free(&skip);
+    tensor_free(&out);
+    return rc;
+}
+
+static int run_attn(const vae_layer *y, tensor *x, err *e)
+{
+    int rc = 0;
+    int64_t T = x->shape[0], P = x->shape[1] * x->shape[2], C = x->shape[3];
+    tensor h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 };
+    attn_segment *seg = calloc((size_t)T, sizeof *seg);
+    attn_range *range = calloc((size_t)T, sizeof *range);
+    if (!seg || !range) {
+        rc = ERR(e, ERR_MEMORY, "no memory for an attention plan of %lld frames", (long long)T);
+        goto out;
+    }
+    for (int64_t t = 0; t < T; t++) {      /* every frame attends to itself */
+        range[t] = (attn_range){ t * P, (t + 1) * P };
+        seg[t] = (attn_segment){ t * P, (t + 1) * P, 1, &range[t] };
+    }
+    TRY(TENSOR_NEW(&h, x->be, x->dtype, e, T * P, C));
+    TRY(TENSOR_NEW(&q, x->be, x->dtype, e, T * P, C));
+    TRY(TENSOR_NEW(&k, x->be, x->dtype, e, T * P, C));
+    TRY(TENSOR_NEW(&v, x->be, x->dtype, e, T * P, C));
+    tensor rows = TENSOR_AS(x, T * P, C);
+    TRY(op_pixel_norm(&h, &rows, &y->norm1, ACT_NONE, e));
+    TRY(op_linear(&q, &h, &y->q.w, &y->q.b, ACT_NONE, e));
+    TRY(op_linear(&k, &h, &y->k.w, &y->k.b, ACT_NONE, e));
+    TRY(op_linear(&v, &h, &y->v.w, &y->v.b, ACT_NONE, e));
+    attn_args a = { .out = &h, .q = &q, .k = &k, .v = &v, .n_heads = 1, .scale = 1.0f / sqrtf((float)C), .plan = { (int)T, seg } };
+    TRY(op_attention(&a, e));
+    TRY(op_linear(&q, &h, &y->proj.w, &y->proj.b, ACT_NONE, e));
+    TRY(op_gate_add(&rows, &q, NULL, e));
+out:
+    tensor_free(&h);
+    tensor_free(&q);
+    tensor_free(&k);
+    tensor_free(&v);
+    free(seg);
+    free(range);
+    return rc;
+}
+
+static int run_up(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+{
+    int rc = 0;
+    tensor t = { 0 }, d = { 0 }, out = { 0 };
+    /* The first latent frame skips the temporal convolution and is not part of its history (the "Rep" rule, vae.py:101-137). */
+    if (y->temporal && s->chunks > 0) {
+        TRY(like(&t, x, x->shape[0], x->shape[1], x->shape[2], y->conv2.w.shape[0], e));
+        conv_args a = { .out = &t, .x = x, .past = past[0].data ? &past[0] : NULL, .w = &y->conv2.w, .bias = &y->conv2.b,
+                        .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1 };
+        TRY(op_conv(&a, e));
+        TRY(remember(&past[0], x, 2, e));
+        TRY(like(&d, x, 2 * x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
+        TRY(op_time_interleave(&d, &t, e));
+        tensor_free(&t);
+        tensor_free(x);
+        *x = d;
+        d = (tensor){ 0 };
+    }
+    TRY(like(&out, x, x->shape[0], 2 * x->shape[1], 2 * x->shape[2], y->conv1.w.shape[0], e));
+    conv_args a = { .out = &out, .x = x, .w = &y->conv1.w, .bias = &y->conv1.b, .stride_t = 1, .stride_h = 1, .stride_w = 1,
+                    .pad_h = 1, .pad_w = 1, .upsample2x = true };
+    TRY(op_conv(&a, e));
+    tensor_free(x);
+    *x = out;
+    out = (tensor){ 0 };
+out:
+    tensor_free(&t);
+    tensor_free(&d);
+    tensor_free(&out);
+    return rc;
+}
+
+static int run_down(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+{
+    int rc = 0;
+    tensor h = { 0 }, out = { 0 };
+    /* zeros right and below only: no padding above and to the left (vae.py:88-99) */
+    TRY(like(&h, x, x->shape[0], x->shape[1] / 2, x->shape[2] / 2, y->conv1.w.shape[0], e));
+    conv_args a = { .out = &h, .x = x, .w = &y->conv1.w, .bias = &y->conv1.b, .stride_t = 1, .stride_h = 2, .stride_w = 2 };
+    TRY(op_conv(&a, e));
+    tensor_free(x);
+    *x = h;
+    h = (tensor){ 0 };
+    if (y->temporal) {
+        if (s->chunks > 0) {      /* the last frame of the chunk before, then this one: 5 -> 2, 3 -> 1 */
+            TRY(like(&out, x, x->shape[0] / 2, x->shape[1], x->shape[2], x->shape[3], e));
+            conv_args b = { .out = &out, .x = x, .past = &past[0], .w = &y->conv2.w, .bias = &y->conv2.b, .n_past = 1,
+                            .stride_t = 2, .stride_h = 1, .stride_w = 1 };
+            TRY(op_conv(&b, e));
+        }
+        TRY(remember(&past[0], x, 1, e));
+        if (out.data) {
+            tensor_free(x);
+            *x = out;
+            out = (tensor){ 0 };
+        }
+    }
+out:
+    tensor_free(&h);
+    tensor_free(&out);
+    return rc;
+}
+
+/* x [T, H, W, C] borrowed -> *out, owned by the caller */
+static int run_side(vae_stream *s, const tensor *x, tensor *out, err *e)
+{
+    int rc = 0;
+    const vae_side *side = s->side;
+    tensor y = { 0 };
+    *out = (tensor){ 0 };
+    TRY(cached_conv(&y, x, &side->conv_in, &s->past_in, NULL, e));
+    for (int i = 0; i < side->n_layers; i++) {
+        const vae_layer *l = &side->layers[i];
+        switch (l->kind) {
+        case VAE_RES: TRY(run_res(s, l, s->past[i], &y, e)); break;
+        case VAE_ATTN: TRY(run_attn(l, &y, e)); break;
+        case VAE_UP: TRY(run_up(s, l, s->past[i], &y, e)); break;
+        case VAE_DOWN: TRY(run_down(s, l, s->past[i], &y, e)); break;
+        }
+    }
+    TRY(op_pixel_norm(&y, &y, &side->norm_out, ACT_SILU, e));
+    TRY(cached_conv(out, &y, &side->conv_out, &s->past_out, NULL, e));
+    s->chunks++;
+out:
+    tensor_free(&y);
+    if (rc)
+        tensor_free(out);
+    return rc;
+}
+
+/* ---- decode ---- */
+
+int vae_decode_begin(vae *v, const tensor *latents, tensor *out, err *e)
+{
+    int rc = 0;
+    tensor z = { 0 };
+    *out = (tensor){ 0 };
+    if (latents->ndim != 4 || latents->shape[0] != v->cfg.z_dim)
+        return ERR(e, ERR_SHAPE, "the VAE decodes latents of %d channels, got %lld", v->cfg.z_dim, (long long)latents->shape[0]);
+    int64_t F = latents->shape[1], h = latents->shape[2], w = latents->shape[3];
+    TRY(TENSOR_NEW(&z, v->be, DT_F32, e, F, h, w, v->cfg.z_dim));
+    TRY(op_to_channels_last(&z, latents, v->inv_std, v->mean, e));      /* z / (1/std) + mean (vae.py:544-551) */
+    TRY(TENSOR_NEW(out, v->be, DT_F32, e, F, h, w, v->cfg.z_dim));
+    TRY(op_linear(out, &z, &v->post_quant.w, &v->post_quant.b, ACT_NONE, e));
+out:
+    tensor_free(&z);
+    if (rc)
+        tensor_free(out);
+    return rc;
+}
+
+int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, err *e)
+{
+    return run_side(s, latent_frame, frames, e);
+}
+
+int vae_decode(vae *v, const tensor *latents, tensor *video, err *e)
+{
+    int rc = 0;
+    tensor z = { 0 }, all = { 0 }, frames = { 0 };
+    vae_stream *s = NULL;
+    int64_t F = latents->shape[1], at = 0;
+    TRY(vae_decode_begin(v, latents, &z, e));
+    TRY(vae_decoder_new(&s, v, e));
+    TRY(TENSOR_NEW(&all, v->be, DT_F32, e, VAE_TIME * (F - 1) + 1, VAE_SPACE * latents->shape[2], VAE_SPACE * latents->shape[3], 3));
+    for (int64_t f = 0; f < F; f++) {
+        tensor one = tensor_rows(&z, f, 1);
+        TRY(vae_decode_next(s, &one, &frames, e));
+        tensor dst = tensor_rows(&all, at, frames.shape[0]);
+        TRY(op_copy(&dst, &frames, e));
+        at += frames.shape[0];
+        tensor_free(&frames);
+    }
+    TRY(op_to_channels_first(video, &all, NULL, NULL, e));
+out:
+    vae_stream_free(s);
+    tensor_free(&z);
+    tensor_free(&all);
+    tensor_free(&frames);
+    return rc;
+}
+
+/* ---- encode ---- */
+
+int vae_encode(vae *v, const tensor *video, tensor *latents, err *e)
+{
+    int rc = 0;
+    int64_t F = video->shape[1], H = video->shape[2], W = video->shape[3], n = (F - 1) / VAE_TIME + 1;
+    tensor pixels = { 0 }, moments = { 0 }, quant = { 0 }, chunk = { 0 };
+    vae_stream *s = NULL;
+    if (video->ndim != 4 || video->shape[0] != 3 || F % VAE_TIME != 1 || H % VAE_SPACE || W % VAE_SPACE)
+        return ERR(e, ERR_SHAPE, "the VAE encodes 3 channels of 4n+1 frames with height and width in multiples of 8, got %lld x %lld x %lld x %lld",
+                   (long long)video->shape[0], (long long)F, (long long)H, (long long)W);
+    TRY(TENSOR_NEW(&pixels, v->be, DT_F32, e, F, H, W, 3));
+    TRY(op_to_channels_last(&pixels, video, NULL, NULL, e));
+    TRY(TENSOR_NEW(&moments, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
+    TRY(TENSOR_NEW(&quant, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
+    TRY(vae_encoder_new(&s, v, e));
+    for (int64_t f = 0; f < n; f++) {      /* 1 frame, then 4 at a time (vae.py:516-542) */
+        tensor in = tensor_rows(&pixels, f ? VAE_TIME * (f - 1) + 1 : 0, f ? VAE_TIME : 1);
+        TRY(run_side(s, &in, &chunk, e));
+        tensor dst = tensor_rows(&moments, f, 1);
+        TRY(op_copy(&dst, &chunk, e));
+        tensor_free(&chunk);
+    }
+    TRY(op_linear(&quant, &moments, &v->quant.w, &v->quant.b, ACT_NONE, e));
+    TRY(op_to_channels_first(latents, &quant, v->mean, v->inv_std, e));      /* the means are the first z channels */
+out:
+    vae_stream_free(s);
+    tensor_free(&pixels);
+    tensor_free(&moments);
+    tensor_free(&quant);
+    tensor_free(&chunk);
+    return rc;
+}

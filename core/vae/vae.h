@@ -1,0 +1,39 @@
+/* vae: the Wan 2.1 video VAE, encoder and decoder, streamed so that memory does not grow with the number of frames.
+ *
+ * Frames are channels-last [T, H, W, C] inside. Each cached convolution keeps its last two input frames, which makes the
+ * streamed result equal one causal pass over the whole clip (Wan2.1/wan/modules/vae.py:516-568; wan-engine.md 6).
+ * A clip starts at latent frame 0: the first latent frame gives 1 pixel frame, each later one gives 4.
+ */
+#ifndef WANSCOPE_VAE_H
+#define WANSCOPE_VAE_H
+
+#include "core/backend.h"
+#include "core/dit/dit_config.h"
+#include "core/precision.h"
+
+typedef struct vae vae;                  /* weights; immutable after vae_open */
+typedef struct vae_stream vae_stream;    /* the history of one clip going through the decoder or the encoder */
+
+enum { VAE_TIME = 4, VAE_SPACE = 8 };    /* pixel frames a latent frame (after the first), pixels a latent row or column */
+
+int vae_open(vae **out, backend *be, const ckpt *c, const precision *prec, err *e);
+void vae_close(vae *v);
+const vae_config *vae_get_config(const vae *v);
+int64_t vae_weight_bytes(const vae *v);
+
+int vae_decoder_new(vae_stream **out, vae *v, err *e);
+int vae_encoder_new(vae_stream **out, vae *v, err *e);
+void vae_stream_free(vae_stream *s);
+
+/* Latents [z, F, h, w] f32 (normalised, as the sampler has them) -> channels-last [F, h, w, z] ready for vae_decode_next;
+ * the caller frees *out. */
+int vae_decode_begin(vae *v, const tensor *latents, tensor *out, err *e);
+/* One latent frame [1, h, w, z] -> *frames f32 [1 or 4, 8h, 8w, 3], not clamped; the caller frees it. */
+int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, err *e);
+
+/* Pixels f32 [3, F, H, W] in [-1, 1], F = 4n+1, H and W multiples of 8 -> latents f32 [z, n+1, H/8, W/8], normalised. */
+int vae_encode(vae *v, const tensor *video, tensor *latents, err *e);
+/* Latents -> pixels f32 [3, 4(F-1)+1, 8h, 8w], not clamped: all frames at once, for tests. */
+int vae_decode(vae *v, const tensor *latents, tensor *video, err *e);
+
+#endif
