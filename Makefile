@@ -43,18 +43,33 @@ ifneq ($(wildcard /usr/include/cmocka.h),)
 HAVE_CMOCKA := 1
 endif
 
+# CUDA=0 leaves the GPU engine out. Hopper is built with its own instructions, older chips with a plain path.
+CUDA ?= 1
+NVCC ?= $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA_ARCH ?= -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_89,code=sm_89 -gencode=arch=compute_90a,code=sm_90a
+ifneq ($(and $(filter 1,$(CUDA)),$(NVCC)),)
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+HAVE_CUDA := 1
+FEATURES += -DHAVE_CUDA
+LIBS += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt
+FOUND += CUDA
+else
+MISSING += "nvcc: no GPU engine"
+endif
+
 GIT_BUILD := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
 
 # ---- sources ----
 CORE_C   := $(filter-out core/cuda/%,$(sort $(wildcard core/*.c core/*/*.c)))
 CORE_CC  := $(if $(HAVE_SENTENCEPIECE),$(sort $(wildcard core/*/*.cc)))
+CORE_CU  := $(if $(HAVE_CUDA),$(sort $(wildcard core/cuda/*.cu)))
 EXP_C    := $(filter-out experiments/main.c,$(sort $(wildcard experiments/*.c)))
 ANA_C    := $(sort $(wildcard analysis/lib/*.c))
 UNIT_C   := $(sort $(wildcard tests/unit/test_*.c))
 FUZZ_C   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 
 obj = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
-CORE_O := $(call obj,$(CORE_C) $(CORE_CC))
+CORE_O := $(call obj,$(CORE_C) $(CORE_CC) $(CORE_CU))
 EXP_O  := $(call obj,$(EXP_C))
 ANA_O  := $(call obj,$(ANA_C))
 
@@ -68,7 +83,7 @@ endif
 UNIT_BIN := $(if $(HAVE_CMOCKA),$(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_C)))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 
-.PHONY: all help setup demo test test-fast goldens asan fuzz clean tools unit
+.PHONY: all help setup demo test test-fast test-cuda goldens asan fuzz clean tools unit
 .SECONDARY:
 .DEFAULT_GOAL := all
 
@@ -85,6 +100,7 @@ help:
 	@echo "make demo      set up, build, run a template sweep with the shipped checkpoint, analyse it"
 	@echo "make test      set up, build, run all tests"
 	@echo "make goldens DIR=folder    compare with a folder of golden outputs (default: ../shared/goldens/*)"
+	@echo "make test-cuda   the goldens and the op tests on a GPU"
 	@echo "make asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz [SECONDS=600]    fuzz the readers of checkpoints, templates and configs"
 	@echo "make clean     remove what was built"
@@ -104,6 +120,10 @@ $(BUILD)/%.o: %.c
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(dir $@)
 	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
+
+$(BUILD)/core/cuda/%.o: core/cuda/%.cu
+	@mkdir -p $(dir $@)
+	$(NVCC) -std=c++17 -O3 -g -lineinfo -I. $(CUDA_ARCH) -DHAVE_CUDA -MMD -MP -c $< -o $@
 
 # the build's name changes with every commit: only one small file knows it
 $(BUILD)/experiments/build_id.o: experiments/build_id.c $(BUILD)/build_id
@@ -157,14 +177,19 @@ test: setup
 test-fast: tools unit
 	@BUILD=$(BUILD) BIN=$(BIN) tests/run.sh
 
+# needs a GPU: goldens and ops on it
+test-cuda: tools $(BUILD)/unit/test_ops
+	@TEST_DEVICE=cuda CMOCKA_MESSAGE_OUTPUT=TAP $(BUILD)/unit/test_ops
+	@set -e; for d in $(GOLDEN_DIRS); do $(BIN)/golden-check $$d --device cuda; done
+
 SAN_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan:
-	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin OPT="-O1 -g" SAN="$(SAN_FLAGS)" tools unit
+	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin OPT="-O1 -g" CUDA=0 SAN="$(SAN_FLAGS)" tools unit
 	@BUILD=build/asan BIN=build/asan/bin SANITIZED=1 tests/run.sh
 
 SECONDS ?= 600
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin OPT="-O1 -g" SAN="$(SAN_FLAGS)" fuzz-programs
+	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin OPT="-O1 -g" CUDA=0 SAN="$(SAN_FLAGS)" fuzz-programs
 	@BUILD=build/asan SECONDS_EACH=$(SECONDS) tests/fuzz/run.sh
 fuzz-programs: $(FUZZ_BIN)
 .PHONY: fuzz-programs

@@ -43,10 +43,23 @@ int backend_open(backend **out, const char *device, err *e)
     *out = NULL;
     if (!strcmp(device, "cpu"))
         return backend_open_cpu(out, e);
+#ifdef HAVE_CUDA
+    if (!strcmp(device, "auto"))
+        return backend_cuda_count() > 0 ? backend_open_cuda(out, 0, e) : backend_open_cpu(out, e);
+    if (!strcmp(device, "cuda"))
+        return backend_open_cuda(out, 0, e);
+    if (!strncmp(device, "cuda:", 5)) {
+        char *end;
+        long n = strtol(device + 5, &end, 10);
+        if (end != device + 5 && !*end && n >= 0 && n < 1024)
+            return backend_open_cuda(out, (int)n, e);
+    }
+#else
     if (!strcmp(device, "auto"))
         return backend_open_cpu(out, e);
     if (!strncmp(device, "cuda", 4) && (!device[4] || device[4] == ':'))
-        return ERR(e, ERR_DEVICE, "device '%s': this build has no CUDA engine; use --device cpu", device);
+        return ERR(e, ERR_DEVICE, "device '%s': this build has no CUDA engine (it was made without nvcc); use --device cpu", device);
+#endif
     return ERR(e, ERR_ARG, "device '%s' is unknown; use cpu, cuda, cuda:N or auto", device);
 }
 

@@ -6,11 +6,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/base/err.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "core/base/err.h"
 
 typedef struct spm spm;
 

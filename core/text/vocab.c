@@ -1,5 +1,6 @@
 #include "core/text/vocab.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ static int by_text(const void *a, const void *b, void *arg)
 int vocab_finish(vocab *v, const char *where, err *e)
 {
     bool first = true;
+    v->max_score = (double)FLT_MIN;        /* sentencepiece's starting value, above every log probability */
     if (!v->n)
         return ERR(e, ERR_FORMAT, "%s: the vocabulary is empty", where);
     v->sorted = malloc(v->n * sizeof *v->sorted);
@@ -65,7 +67,7 @@ int vocab_finish(vocab *v, const char *where, err *e)
             continue;
         double s = v->pieces[i].score;
         v->min_score = first || s < v->min_score ? s : v->min_score;
-        v->max_score = first || s > v->max_score ? s : v->max_score;
+        v->max_score = s > v->max_score ? s : v->max_score;
         first = false;
     }
     qsort_r(v->sorted, v->n, sizeof *v->sorted, by_text, v);

@@ -1,0 +1,24 @@
+/* blas: cuBLAS, loaded when a GPU is opened. Linking it would make every command wait for a library of hundreds of megabytes. */
+#ifndef WANSCOPE_CUDA_BLAS_H
+#define WANSCOPE_CUDA_BLAS_H
+
+#include <cublas_v2.h>
+
+extern "C" {
+#include "core/base/err.h"
+}
+
+typedef struct blas_api {
+    decltype(&cublasCreate) create;
+    decltype(&cublasDestroy) destroy;
+    decltype(&cublasSetStream) set_stream;
+    decltype(&cublasSetMathMode) set_math_mode;
+    decltype(&cublasSgemm_64) sgemm_64;
+    decltype(&cublasGetStatusString) status_string;
+} blas_api;
+
+extern blas_api blas;
+
+int blas_load(err *e);      /* once a process; later calls answer at once */
+
+#endif
