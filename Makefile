@@ -167,7 +167,7 @@ demo: setup
 	@$(MAKE) --no-print-directory tools
 	@tests/demo.sh
 
-GOLDEN_DIRS = $(if $(DIR),$(DIR),$(sort $(wildcard tests/golden/wan-tiny ../shared/goldens/wan-t2v ../shared/goldens/wan22-a14b ../shared/goldens/rng)))
+GOLDEN_DIRS = $(if $(DIR),$(DIR),$(sort $(wildcard tests/golden/wan-tiny ../shared/goldens/wan-t2v ../shared/goldens/wan22-a14b ../shared/goldens/holocine ../shared/goldens/rng)))
 goldens: $(BIN)/golden-check
 	@set -e; for d in $(GOLDEN_DIRS); do $(BIN)/golden-check $$d; done
 

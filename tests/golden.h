@@ -36,6 +36,7 @@ char *golden_path(golden *g, const char *file);      /* free() it */
 
 void golden_wan(golden *g);                          /* wan-t2v layout */
 void golden_wan22(golden *g);                        /* wan22-a14b layout */
+void golden_holocine(golden *g);                     /* holocine layout */
 void golden_rng(golden *g);                          /* rng layout */
 
 #endif

@@ -49,7 +49,7 @@ if part unit; then
 fi
 
 if part goldens; then
-    for d in tests/golden/*/ "${GOLDENS:-/nonexistent}"/wan-t2v "${GOLDENS:-/nonexistent}"/wan22-a14b "${GOLDENS:-/nonexistent}"/rng; do
+    for d in tests/golden/*/ "${GOLDENS:-/nonexistent}"/wan-t2v "${GOLDENS:-/nonexistent}"/wan22-a14b "${GOLDENS:-/nonexistent}"/holocine "${GOLDENS:-/nonexistent}"/rng; do
         [ -f "$d/golden.safetensors" ] || continue
         name=golden-check:$(basename "$d")
         timeout 600 "$BIN/golden-check" "$d" >"$TEST_TMP/golden" 2>&1

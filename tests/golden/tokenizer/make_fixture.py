@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the files of this folder: a vocabulary of about 150 pieces trained on a few sentences, the same as tokenizer.json,
-and what the Python packages sentencepiece and tokenizers say about some texts. See README.md."""
+"""Makes the files of this folder: a vocabulary of about 300 pieces trained on a few sentences, the same as
+tokenizer.json, and what the Python packages sentencepiece and tokenizers say about some texts. See README.md."""
 import base64
 import json
 import os
@@ -9,21 +9,23 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-SUBJECTS = ["a man", "a woman", "two men", "two people", "a dog", "a cat", "the painter", "a red circle", "a blue square"]
+SUBJECTS = ["a man", "a woman", "two men", "two people", "a dog", "a cat", "the painter", "a red circle",
+            "a blue square"]
 VERBS = ["kiss", "dances with", "runs near", "looks at", "turns around", "moves left of", "grows beside", "hugs"]
 PLACES = ["in the garden", "near a tree", "in the rain", "at the café", "on a bridge", "by the sea (at night)"]
 TEXTS = [
     "", "a man", "two people kiss in the garden", "a dog, a cat.", "zebra quartz", "“two” people", "ａ ｍａｎ ﬁsh ㎞",
     "cafe\u0301 caf\u00e9", "😀 👍 a man", "a man 😀😀 runs", "东京 a cat", "the </s> end", "<pad>", "a<extra_id_0>man",
     "<extra_id_1> <extra_id_12>", "(two people:1.5) [shot cut]", "aaaa zzz",
-    "a man kiss a woman near a tree, two people look at the painter in the rain, a red circle grows beside a blue square, "
-    "a dog runs near the sea, the cat moves left of a bridge at night, a woman hugs the painter in the garden",
+    "a man kiss a woman near a tree, two people look at the painter in the rain, a red circle grows beside a blue "
+    "square, a dog runs near the sea, the cat moves left of a bridge at night, a woman hugs the painter in the garden",
 ]
 
 
 def rules(path):
     pairs = [(chr(0xFF01 + i), chr(0x21 + i)) for i in range(94)]
-    pairs += [("\uFB01", "fi"), ("\u339E", "km"), ("e\u0301", "\u00e9"), ("\u3000", " "), ("\u00a0", " "), ("\u200d", "")]
+    pairs += [("\uFB01", "fi"), ("\u339E", "km"), ("e\u0301", "\u00e9"), ("\u3000", " "), ("\u00a0", " ")]
+    pairs += [("\u200d", "")]
     with open(path, "w", encoding="utf-8") as f:
         for a, b in pairs:
             f.write(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n")
