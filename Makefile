@@ -36,7 +36,7 @@ FEATURES += $(BLAS_CFLAGS)
 $(eval $(call use,HDF5,HDF5,hdf5,no traces and no analysis))
 $(eval $(call use,libyaml,YAML,yaml-0.1,no wanscope run and no plan))
 $(eval $(call use,FFmpeg,FFMPEG,libavcodec libavformat libswscale libavutil,no MP4))
-$(eval $(call use,sentencepiece,SENTENCEPIECE,sentencepiece,no prompts: only given token ids can be encoded))
+$(eval $(call use,sentencepiece,SENTENCEPIECE,sentencepiece,spiece.model is read by our own code, with the same ids))
 $(eval $(call use,cairo,CAIRO,cairo,no plots))
 $(eval $(call use,LAPACKE,LAPACKE,lapacke,no analysis))
 ifneq ($(wildcard /usr/include/cmocka.h),)
@@ -189,8 +189,8 @@ asan:
 
 SECONDS ?= 600
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin OPT="-O1 -g" CUDA=0 SAN="$(SAN_FLAGS)" fuzz-programs
-	@BUILD=build/asan SECONDS_EACH=$(SECONDS) tests/fuzz/run.sh
+	@$(MAKE) --no-print-directory BUILD=build/fuzz BIN=build/fuzz/bin OPT="-O1 -g" CUDA=0 SAN="$(SAN_FLAGS) -fsanitize-coverage=trace-pc" fuzz-programs
+	@BUILD=build/fuzz SECONDS_EACH=$(SECONDS) tests/fuzz/run.sh
 fuzz-programs: $(FUZZ_BIN)
 .PHONY: fuzz-programs
 

@@ -149,7 +149,7 @@ bool str_ends_with(const char *text, const char *suffix)
 
 int str_distance(const char *a, const char *b)
 {
-    /* words for "did you mean" are short; longer ones are compared by their first 63 bytes plus the rest of the length */
+    /* words for "did you mean" are short; longer ones count their first 63 bytes and the difference in length */
     enum { LIMIT = 63 };
     size_t n = strlen(a), m = strlen(b), extra = 0;
     if (n > LIMIT || m > LIMIT) {

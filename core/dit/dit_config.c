@@ -61,15 +61,17 @@ static int read_anchors(dit_config *out, const ckpt *c, err *e)
             continue;
         }
         if (t->ndim != a->ndim)
-            rc = ERR(e, ERR_SHAPE, "%s: tensor '%s' has %d dimensions, expected %d", ckpt_path(c), a->name, t->ndim, a->ndim);
+            rc = ERR(e, ERR_SHAPE, "%s: tensor '%s' has %d dimensions, expected %d", ckpt_path(c), a->name, t->ndim,
+                     a->ndim);
         else if (t->shape[a->axis] < 1 || t->shape[a->axis] > MAX_DIM)
-            rc = ERR(e, ERR_SHAPE, "%s: tensor '%s': dimension %d is %" PRId64 ", which is no sensible size", ckpt_path(c),
-                     a->name, a->axis, t->shape[a->axis]);
+            rc = ERR(e, ERR_SHAPE, "%s: tensor '%s': dimension %d is %" PRId64 ", which is no sensible size",
+                     ckpt_path(c), a->name, a->axis, t->shape[a->axis]);
         else
             *(int *)((char *)out + a->field) = (int)t->shape[a->axis];
     }
     if (!rc && n_missing)
-        rc = ERR(e, ERR_SHAPE, "%s: this is not a Wan DiT: missing %s%s", ckpt_path(c), str_text(&missing), what_else(c));
+        rc = ERR(e, ERR_SHAPE, "%s: this is not a Wan DiT: missing %s%s", ckpt_path(c), str_text(&missing),
+                 what_else(c));
     str_release(&missing);
     if (rc)
         return rc;
@@ -77,7 +79,8 @@ static int read_anchors(dit_config *out, const ckpt *c, err *e)
         return ERR(e, ERR_SHAPE, "%s: patch_embedding.weight has the patch %dx%dx%d, expected 1x2x2", ckpt_path(c),
                    out->patch_t, out->patch_h, out->patch_w);
     if (out->out_dim % 4)
-        return ERR(e, ERR_SHAPE, "%s: head.head.weight has %d rows, expected 4 (one 1x2x2 patch) times the latent channels",
+        return ERR(e, ERR_SHAPE, "%s: head.head.weight has %d rows, expected 4 (one 1x2x2 patch) times the latent "
+                   "channels",
                    ckpt_path(c), out->out_dim);
     out->out_dim /= 4;
     return 0;
@@ -114,7 +117,8 @@ static int count_blocks(int *out, const ckpt *c, const char *prefix, err *e)
         if (i && seen[i] == seen[i - 1])
             continue;
         if ((size_t)seen[i] != distinct)
-            rc = ERR(e, ERR_SHAPE, "%s: tensors of '%s%d' are there but none of '%s%zu'; a part of the checkpoint is missing",
+            rc = ERR(e, ERR_SHAPE, "%s: tensors of '%s%d' are there but none of '%s%zu'; a part of the checkpoint is "
+                     "missing",
                      ckpt_path(c), prefix, seen[i], prefix, distinct);
         distinct++;
     }
@@ -138,7 +142,8 @@ static int agree(int *found, const ckpt *c, const json *config, const char *key,
     if (!json_int(v, &given) || given < 1 || given > MAX_DIM)
         return ERR(e, ERR_CONFIG, "%s: config.json: '%s' must be a positive integer", ckpt_path(c), key);
     if (*found && given != *found)
-        return ERR(e, ERR_CONFIG, "%s: config.json says %s %" PRId64 ", but %s says %d; the two files do not belong together",
+        return ERR(e, ERR_CONFIG, "%s: config.json says %s %" PRId64 ", but %s says %d; the two files do not belong "
+                   "together",
                    ckpt_path(c), key, given, source, *found);
     *found = (int)given;
     return 0;
@@ -157,13 +162,16 @@ static int read_heads(dit_config *out, const ckpt *c, const json *config, err *e
     if (!out->num_heads && out->dim % 128 == 0)
         out->num_heads = out->dim / 128;
     if (!out->num_heads)
-        return ERR(e, ERR_CONFIG, "%s: the number of attention heads cannot be told from the width %d, which is no multiple of "
+        return ERR(e, ERR_CONFIG, "%s: the number of attention heads cannot be told from the width %d, which is no "
+                   "multiple of "
                    "128; put a config.json with \"num_heads\" beside the checkpoint", ckpt_path(c), out->dim);
     if (out->dim % out->num_heads || (out->dim / out->num_heads) % 2)
-        return ERR(e, ERR_CONFIG, "%s: config.json says %d attention heads, which do not divide the width %d into even parts",
+        return ERR(e, ERR_CONFIG, "%s: config.json says %d attention heads, which do not divide the width %d into "
+                   "even parts",
                    ckpt_path(c), out->num_heads, out->dim);
     if (head_dim && head_dim * (int64_t)out->num_heads != out->dim)
-        return ERR(e, ERR_CONFIG, "%s: config.json says %d heads of %d, but patch_embedding.weight says the width is %d",
+        return ERR(e, ERR_CONFIG, "%s: config.json says %d heads of %d, but patch_embedding.weight says the width is "
+                   "%d",
                    ckpt_path(c), out->num_heads, head_dim, out->dim);
     return 0;
 }
@@ -183,14 +191,14 @@ static int read_vace_layers(dit_config *out, const ckpt *c, const json *config, 
         return 0;
     }
     if (json_count(list) != (size_t)n)
-        return ERR(e, ERR_CONFIG, "%s: config.json lists %zu vace_layers, but the checkpoint has %d VACE blocks", ckpt_path(c),
-                   json_count(list), n);
+        return ERR(e, ERR_CONFIG, "%s: config.json lists %zu vace_layers, but the checkpoint has %d VACE blocks",
+                   ckpt_path(c), json_count(list), n);
     for (int i = 0; i < n; i++) {
         int64_t v;
         if (!json_int(json_at(list, (size_t)i), &v) || v < 0 || v >= out->num_layers ||
             (i ? v <= out->vace_layers[i - 1] : v != 0))
-            return ERR(e, ERR_CONFIG, "%s: config.json: vace_layers must begin with 0, rise, and stay below the %d blocks "
-                       "(entry %d does not)", ckpt_path(c), out->num_layers, i);
+            return ERR(e, ERR_CONFIG, "%s: config.json: vace_layers must begin with 0, rise, and stay below the %d "
+                       "blocks (entry %d does not)", ckpt_path(c), out->num_layers, i);
         out->vace_layers[i] = (int)v;
     }
     return 0;
@@ -206,10 +214,12 @@ static int read_vace(dit_config *out, const ckpt *c, const json *config, err *e)
         return ERR(e, ERR_SHAPE, "%s: the VACE part is incomplete: %s is missing", ckpt_path(c),
                    t ? "vace_blocks.0" : "vace_patch_embedding.weight");
     if (out->n_vace_layers > DIT_MAX_VACE_LAYERS || out->n_vace_layers > out->num_layers)
-        return ERR(e, ERR_SHAPE, "%s: %d VACE blocks on a model of %d blocks; at most one a block and %d in all are possible",
+        return ERR(e, ERR_SHAPE, "%s: %d VACE blocks on a model of %d blocks; at most one a block and %d in all are "
+                   "possible",
                    ckpt_path(c), out->n_vace_layers, out->num_layers, DIT_MAX_VACE_LAYERS);
     if (t->ndim != 5 || t->shape[0] != out->dim || t->shape[1] < 1 || t->shape[1] > MAX_DIM)
-        return ERR(e, ERR_SHAPE, "%s: vace_patch_embedding.weight does not fit the model: expected [%d, channels, 1, 2, 2]",
+        return ERR(e, ERR_SHAPE, "%s: vace_patch_embedding.weight does not fit the model: expected [%d, channels, 1, "
+                   "2, 2]",
                    ckpt_path(c), out->dim);
     out->vace_in_dim = (int)t->shape[1];
     if ((rc = agree(&out->vace_in_dim, c, config, "vace_in_dim", "vace_in_channels", "vace_patch_embedding.weight", e)))
@@ -239,8 +249,8 @@ static int read_type(dit_config *out, const ckpt *c, const json *config, err *e)
     if (given && (strlen(given) >= sizeof out->model_type || !*given))
         return ERR(e, ERR_CONFIG, "%s: config.json: '%.60s' is no model_type", ckpt_path(c), given);
     if (given && (strcmp(given, "vace") == 0) != (out->vace_in_dim > 0))
-        return ERR(e, ERR_CONFIG, "%s: config.json says model_type \"%s\", but the checkpoint holds %s VACE tensors; the two "
-                   "files do not belong together", ckpt_path(c), given, out->vace_in_dim ? "its own" : "no");
+        return ERR(e, ERR_CONFIG, "%s: config.json says model_type \"%s\", but the checkpoint holds %s VACE tensors; "
+                   "the two files do not belong together", ckpt_path(c), given, out->vace_in_dim ? "its own" : "no");
     snprintf(out->model_type, sizeof out->model_type, "%s", given ? given : found);
     return 0;
 }
@@ -277,8 +287,8 @@ int dit_config_detect(dit_config *out, const ckpt *c, const json *config, err *e
     if (!out->text_len)
         out->text_len = 512;
     if (out->text_len > MAX_TEXT_LEN)
-        return ERR(e, ERR_CONFIG, "%s: config.json: text_len %d is more than the %d supported", ckpt_path(c), out->text_len,
-                   MAX_TEXT_LEN);
+        return ERR(e, ERR_CONFIG, "%s: config.json: text_len %d is more than the %d supported", ckpt_path(c),
+                   out->text_len, MAX_TEXT_LEN);
     if (out->freq_dim % 2)
         return ERR(e, ERR_SHAPE, "%s: time_embedding.0.weight has %d columns, expected an even number", ckpt_path(c),
                    out->freq_dim);

@@ -100,8 +100,8 @@ int ckpt_check_name(const char *name, size_t n, const char *path, err *e)
     if (n == 0)
         return ERR(e, ERR_FORMAT, "%s: a tensor has an empty name", path);
     if (n > CKPT_MAX_NAME)
-        return ERR(e, ERR_FORMAT, "%s: a tensor's name is %zu bytes long, more than the %d allowed: '%.60s...'", path, n,
-                   CKPT_MAX_NAME, name);
+        return ERR(e, ERR_FORMAT, "%s: a tensor's name is %zu bytes long, more than the %d allowed: '%.60s...'", path,
+                   n, CKPT_MAX_NAME, name);
     for (size_t i = 0; i < n; i++)
         if ((uint8_t)name[i] < 0x20 || name[i] == 0x7f)
             return ERR(e, ERR_FORMAT, "%s: a tensor's name holds the control character 0x%02x after '%.*s'", path,
@@ -214,7 +214,8 @@ static int recognise(ckpt_format *format, const uint8_t *data, size_t size, cons
         return 0;
     }
     if (size >= 4 && memcmp(data, "GGUF", 4) == 0)
-        return ERR(e, ERR_FORMAT, "%s: this is a GGUF file, which is not read here; use the safetensors file of the model",
+        return ERR(e, ERR_FORMAT, "%s: this is a GGUF file, which is not read here; use the safetensors file of the "
+                   "model",
                    path);
     if (size >= 22 && memcmp(data, "version https://git-lfs", 22) == 0)
         return ERR(e, ERR_FORMAT, "%s: this is a git LFS pointer, not the file itself; run 'git lfs pull' in its "
@@ -225,8 +226,8 @@ static int recognise(ckpt_format *format, const uint8_t *data, size_t size, cons
         return ERR(e, ERR_FORMAT, "%s: this is a bare pickle (PyTorch before 1.6, or not a checkpoint); only the zip "
                    "format of torch.save is read; load it with PyTorch and save it again", path);
     if (str_ends_with(path, ".pth") || str_ends_with(path, ".pt") || str_ends_with(path, ".bin"))
-        return ERR(e, ERR_FORMAT, "%s: expected a zip archive as torch.save writes it (it begins with 'PK'), found other "
-                   "bytes; is the file damaged?", path);
+        return ERR(e, ERR_FORMAT, "%s: expected a zip archive as torch.save writes it (it begins with 'PK'), found "
+                   "other bytes; is the file damaged?", path);
     *format = CKPT_SAFETENSORS;
     return 0;
 }
@@ -322,8 +323,8 @@ static int open_index(ckpt *c, const char *path, err *e)
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string(json_at(map, i), NULL);
         if (!name || !*name || strchr(name, '/') || strcmp(name, "..") == 0 || strcmp(name, ".") == 0) {
-            rc = ERR(e, ERR_FORMAT, "%s: weight_map places '%.200s' in '%.200s', expected the name of a file in the same "
-                     "folder", path, json_key(map, i), name ? name : "something that is not text");
+            rc = ERR(e, ERR_FORMAT, "%s: weight_map places '%.200s' in '%.200s', expected the name of a file in the "
+                     "same folder", path, json_key(map, i), name ? name : "something that is not text");
             goto out;
         }
         files[i] = name;

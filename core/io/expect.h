@@ -1,5 +1,5 @@
-/* expect: the complete list of tensors that a network of a known configuration has (wan-engine.md 2.5, 2.6, appendix A).
- * Each call records what is missing or misshapen in `w`; ckpt_want_finish() tells. */
+/* expect: the complete list of tensors that a network of a known configuration has (wan-engine.md 2.5, 2.6, appendix
+ * A). Each call records what is missing or misshapen in `w`; ckpt_want_finish() tells. */
 #ifndef WANSCOPE_EXPECT_H
 #define WANSCOPE_EXPECT_H
 

@@ -1,4 +1,4 @@
-/* Where the parts of a model lie. Layouts: wan-engine.md 2.1 and 2.3 (ComfyUI), holocine.md 5.2, longlive-vace.md 1.2. */
+/* Where the parts of a model lie. Layouts: wan-engine.md 2.1, 2.3 (ComfyUI), holocine.md 5.2, longlive-vace.md 1.2. */
 #include <ctype.h>
 #include <dirent.h>
 #include <stdio.h>
@@ -260,15 +260,15 @@ static int look_inside(finder *f)
     }
     rc = ckpt_normalise(c, CKPT_DIT, f->e);
     if (!rc && !ckpt_find(c, "patch_embedding.weight") && !ckpt_find(c, "vace_patch_embedding.weight"))
-        rc = ERR(f->e, ERR_SHAPE, "%s: this is not a video model: expected a Wan DiT, but the tensor 'patch_embedding.weight' "
-                 "is missing", f->out->dit);
+        rc = ERR(f->e, ERR_SHAPE, "%s: this is not a video model: expected a Wan DiT, but the tensor "
+                 "'patch_embedding.weight' is missing", f->out->dit);
     ckpt_close(c);
     if (!rc && !*f->out->family)
         set_family(f, vace ? "vace" : nested ? "longlive" : f->out->dit_low ? "wan2.2-a14b" : "wan2.1");
     return rc;
 }
 
-/* ".../x_high_noise_y" <-> ".../x_low_noise_y"; the partner's path whether it exists or not, NULL if the name has neither */
+/* ".../x_high_noise_y" <-> ".../x_low_noise_y"; the partner's path, there or not; NULL if the name has neither */
 static char *partner(const char *path, bool *is_high)
 {
     const char *name = fs_basename(path), *high = strstr(name, "high_noise"), *low = strstr(name, "low_noise");
@@ -289,8 +289,8 @@ static int take_file(finder *f, const char *path)
         goto out;
     }
     if (other && !fs_exists(other)) {
-        rc = ERR(f->e, ERR_IO, "%s: this is the %s-noise expert of a pair and '%s' is not beside it; both are needed", path,
-                 is_high ? "high" : "low", fs_basename(other));
+        rc = ERR(f->e, ERR_IO, "%s: this is the %s-noise expert of a pair and '%s' is not beside it; both are needed",
+                 path, is_high ? "high" : "low", fs_basename(other));
         goto out;
     }
     if (other) {
@@ -384,9 +384,9 @@ static int take_loose(finder *f, const char *root)
     else if (file)
         rc = take_file(f, file);
     else if (!rc)
-        rc = ERR(f->e, ERR_IO, "%s: no Wan model found here: expected diffusion_pytorch_model*.safetensors, high_noise_model/ and "
-                 "low_noise_model/, transformer/ (diffusers), full_high_noise.safetensors (HoloCine), longlive_base.pt, or "
-                 "one .safetensors file", root);
+        rc = ERR(f->e, ERR_IO, "%s: no Wan model found here: expected diffusion_pytorch_model*.safetensors, "
+                 "high_noise_model/ and low_noise_model/, transformer/ (diffusers), full_high_noise.safetensors "
+                 "(HoloCine), longlive_base.pt, or one .safetensors file", root);
     free(file);
     names_free(&n);
     str_release(&text);

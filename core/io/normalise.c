@@ -1,5 +1,5 @@
-/* From the names a file uses to the original Wan names. Tables: wan-engine.md 2.3, 2.5, 2.6 and appendix A; nested training
- * checkpoints: longlive-vace.md 1.2. */
+/* From the names a file uses to the original Wan names. Tables: wan-engine.md 2.3, 2.5, 2.6 and appendix A; nested
+ * training checkpoints: longlive-vace.md 1.2. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +19,8 @@ static const char *const VAE_PARTS[] = { "first_stage_model.", "vae.", "state_di
 
 /* A tensor that every network of the kind has, in any of the layouts. */
 static const char *const DIT_ANCHORS[] = { "patch_embedding.weight", "vace_patch_embedding.weight", NULL };
-static const char *const T5_ANCHORS[] = { "token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight", NULL };
+static const char *const T5_ANCHORS[] = { "token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight",
+                                          NULL };
 static const char *const VAE_ANCHORS[] = { "decoder.conv1.weight", "decoder.conv_in.weight", "encoder.conv1.weight",
                                            "encoder.conv_in.weight", NULL };
 
@@ -216,7 +217,7 @@ static int count_resnets(const ckpt *c, size_t skip)
 
 /* prefix */
 
-/* -1 when the prefix is not made of known parts; else how unwelcome it is: averaged copies lose to the network itself */
+/* -1 when the prefix is not made of known parts; else how unwelcome it is: averaged copies lose to the network */
 static int prefix_cost(const char *prefix, size_t n, const char *const *parts)
 {
     size_t at = 0;
@@ -237,7 +238,8 @@ static int prefix_cost(const char *prefix, size_t n, const char *const *parts)
 }
 
 /* Where the network sits: the best prefix in front of an anchor; "" when there is none. The text lives in the table. */
-static void find_prefix(const ckpt *c, const char *const *parts, const char *const *anchors, const char **out, size_t *len)
+static void find_prefix(const ckpt *c, const char *const *parts, const char *const *anchors, const char **out,
+                        size_t *len)
 {
     int best = -1;
     *out = "";

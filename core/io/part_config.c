@@ -16,8 +16,8 @@ static int read_dim(int *out, const ckpt *c, const char *what, const char *name,
     if (t->ndim != ndim)
         return ERR(e, ERR_SHAPE, "%s: tensor '%s' has %d dimensions, expected %d", ckpt_path(c), name, t->ndim, ndim);
     if (t->shape[axis] < 1 || t->shape[axis] > MAX_DIM)
-        return ERR(e, ERR_SHAPE, "%s: tensor '%s': dimension %d is %" PRId64 ", which is no sensible size", ckpt_path(c),
-                   name, axis, t->shape[axis]);
+        return ERR(e, ERR_SHAPE, "%s: tensor '%s': dimension %d is %" PRId64 ", which is no sensible size",
+                   ckpt_path(c), name, axis, t->shape[axis]);
     *out = (int)t->shape[axis];
     return 0;
 }
@@ -47,8 +47,8 @@ int umt5_config_detect(umt5_config *out, const ckpt *c, err *e)
         out->num_layers++;
     }
     if (out->dim_attn % out->num_heads)
-        return ERR(e, ERR_SHAPE, "%s: %d attention heads (columns of blocks.0.pos_embedding.embedding.weight) do not divide "
-                   "the attention width %d", ckpt_path(c), out->num_heads, out->dim_attn);
+        return ERR(e, ERR_SHAPE, "%s: %d attention heads (columns of blocks.0.pos_embedding.embedding.weight) do not "
+                   "divide the attention width %d", ckpt_path(c), out->num_heads, out->dim_attn);
     return 0;
 }
 
@@ -73,11 +73,12 @@ static int walk_encoder(vae_config *out, int widths[4], const ckpt *c, err *e)
         if (resample && stage >= 3)
             return ERR(e, ERR_SHAPE, "%s: '%s': expected three down-samplings, found a fourth", ckpt_path(c), name);
         if (blocks < 1)
-            return ERR(e, ERR_SHAPE, "%s: the encoder's stage %d has no residual block before 'encoder.downsamples.%d'; "
+            return ERR(e, ERR_SHAPE, "%s: the encoder's stage %d has no residual block before "
+                       "'encoder.downsamples.%d'; "
                        "tensors are missing, or this is not a Wan 2.1 VAE", ckpt_path(c), stage, i);
         if (stage && blocks != out->num_res_blocks)
-            return ERR(e, ERR_SHAPE, "%s: the encoder's stage %d has %d residual blocks, stage 0 has %d; tensors are missing "
-                       "around 'encoder.downsamples.%d'", ckpt_path(c), stage, blocks, out->num_res_blocks, i);
+            return ERR(e, ERR_SHAPE, "%s: the encoder's stage %d has %d residual blocks, stage 0 has %d; tensors are "
+                       "missing around 'encoder.downsamples.%d'", ckpt_path(c), stage, blocks, out->num_res_blocks, i);
         out->num_res_blocks = blocks;
         if (!resample)
             break;
@@ -98,7 +99,8 @@ int vae_config_detect(vae_config *out, const ckpt *c, err *e)
     memset(out, 0, sizeof *out);
     if (ckpt_find(c, "encoder.downsamples.0.downsamples.0.residual.2.weight") ||
         ckpt_find(c, "decoder.upsamples.0.upsamples.0.residual.2.weight"))
-        return ERR(e, ERR_SHAPE, "%s: this is the Wan 2.2 VAE of the 5B model, which is not supported; use Wan2.1_VAE.pth",
+        return ERR(e, ERR_SHAPE, "%s: this is the Wan 2.2 VAE of the 5B model, which is not supported; use "
+                   "Wan2.1_VAE.pth",
                    ckpt_path(c));
     TRY(read_dim(&out->dim, c, what, "encoder.conv1.weight", 5, 0, e));
     TRY(read_dim(&out->z_dim, c, what, "conv2.weight", 5, 0, e));

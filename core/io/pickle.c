@@ -92,8 +92,10 @@ static int refuse_opcode(machine *m, uint8_t op)
         uint8_t op;
         const char *name;
     } NAMES[] = {
-        { 'o', "OBJ" }, { 0x81, "NEWOBJ" }, { 0x92, "NEWOBJ_EX" }, { 'P', "PERSID" }, { 0x82, "EXT1" }, { 0x83, "EXT2" },
-        { 0x84, "EXT4" }, { '0', "POP" }, { '1', "POP_MARK" }, { '2', "DUP" }, { 'B', "BINBYTES" }, { 'T', "BINSTRING" },
+        { 'o', "OBJ" }, { 0x81, "NEWOBJ" }, { 0x92, "NEWOBJ_EX" }, { 'P', "PERSID" }, { 0x82, "EXT1" },
+        { 0x83, "EXT2" },
+        { 0x84, "EXT4" }, { '0', "POP" }, { '1', "POP_MARK" }, { '2', "DUP" }, { 'B', "BINBYTES" },
+        { 'T', "BINSTRING" },
         { 'C', "SHORT_BINBYTES" }, { 'U', "SHORT_BINSTRING" }, { 'd', "DICT" }, { 'l', "LIST" }, { 'I', "INT" },
         { 'L', "LONG" }, { 'F', "FLOAT" }, { 'S', "STRING" }, { 'V', "UNICODE" }, { 'g', "GET" }, { 'p', "PUT" },
         { 0x8b, "LONG4" }, { 0x8f, "EMPTY_SET" }, { 0x90, "ADDITEMS" }, { 0x91, "FROZENSET" }, { 0x96, "BYTEARRAY8" },
@@ -103,8 +105,8 @@ static int refuse_opcode(machine *m, uint8_t op)
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (NAMES[i].op == op)
             name = NAMES[i].name;
-    return ERR(m->e, ERR_FORMAT, "%s: the pickle uses opcode 0x%02x (%s) at byte %zu, which a state dict of tensors does not "
-               "need; the file is refused", m->path, op, name, (size_t)(m->p - m->start) - 1);
+    return ERR(m->e, ERR_FORMAT, "%s: the pickle uses opcode 0x%02x (%s) at byte %zu, which a state dict of tensors "
+               "does not need; the file is refused", m->path, op, name, (size_t)(m->p - m->start) - 1);
 }
 
 /* stack and memo */

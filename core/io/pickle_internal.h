@@ -1,6 +1,6 @@
 /* pickle_internal: the part of Python's pickle that a PyTorch state dict uses, read into plain values.
  *
- * Nothing is ever executed: a global is an entry of a fixed table or an error, and "calling" one builds a value here. */
+ * Nothing is ever executed: a global is an entry of a fixed table or an error; "calling" one builds a value here. */
 #ifndef WANSCOPE_PICKLE_INTERNAL_H
 #define WANSCOPE_PICKLE_INTERNAL_H
 

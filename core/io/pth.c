@@ -33,8 +33,8 @@ static int find_storage(walk *w, const pickle_value *storage, const zip_entry **
     memcpy(key + w->folder_len + 5, storage->text, storage->count);
     *out = zip_dir_find(w->zip, key, n);
     if (!*out)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': the archive has no entry for its storage 'data/%.*s'; the file is "
-                   "damaged", w->path, w->name, shown, storage->text);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': the archive has no entry for its storage 'data/%.*s'; the "
+                   "file is damaged", w->path, w->name, shown, storage->text);
     return 0;
 }
 
@@ -62,40 +62,44 @@ static int add_tensor(walk *w, const pickle_tensor *t)
     if (rc)
         return rc;
     if (t->ndim > CKPT_MAX_DIMS)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' has %d dimensions, more than the %d supported", w->path, w->name,
-                   t->ndim, CKPT_MAX_DIMS);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' has %d dimensions, more than the %d supported", w->path,
+                   w->name, t->ndim, CKPT_MAX_DIMS);
     if (t->lazy)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' is a conjugate or negative view; save the checkpoint again with "
-                   ".resolve_conj().resolve_neg()", w->path, w->name);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' is a conjugate or negative view; save the checkpoint again "
+                   "with .resolve_conj().resolve_neg()", w->path, w->name);
     ckpt_shape_text(shape, t->shape, t->ndim);
     ckpt_tensor out = { .name = w->name, .file = w->path, .ndim = t->ndim };
     memcpy(out.shape, t->shape, sizeof out.shape);
     int type = t->dtype >= 0 ? t->dtype : t->storage->global;
     if (type < 0)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' has an untyped storage and no element type", w->path, w->name);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' has an untyped storage and no element type", w->path,
+                   w->name);
     out.dtype = (dtype)type;
     for (int i = 0; i < t->ndim; i++)
         if (t->shape[i] < 0)
-            return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': dimension %d of the shape %s is negative", w->path, w->name, i,
-                       shape);
+            return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': dimension %d of the shape %s is negative", w->path,
+                       w->name, i, shape);
     if (t->offset < 0)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' begins before its storage (offset %" PRId64 ")", w->path, w->name,
-                   t->offset);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' begins before its storage (offset %" PRId64 ")", w->path,
+                   w->name, t->offset);
     if (!ckpt_shape_bytes(t->shape, t->ndim, out.dtype, &out.bytes))
         return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': the shape %s overflows the size of memory", w->path, w->name,
                    shape);
     if (!contiguous(t))
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' of shape %s is not contiguous; save the checkpoint again with "
-                   ".contiguous() on each tensor", w->path, w->name, shape);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' of shape %s is not contiguous; save the checkpoint again "
+                   "with .contiguous() on each tensor", w->path, w->name, shape);
     if ((rc = find_storage(w, t->storage, &entry)))
         return rc;
     size_t element = t->storage->global >= 0 ? dtype_size((dtype)t->storage->global) : 1;
     if (__builtin_mul_overflow((size_t)t->storage->integer, element, &storage_bytes) || storage_bytes > entry->size)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': its storage of %" PRId64 " elements does not fit into the %zu bytes "
-                   "that the archive holds for it; the file is damaged", w->path, w->name, t->storage->integer, entry->size);
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s': its storage of %" PRId64 " elements does not fit into the "
+                   "%zu bytes "
+                   "that the archive holds for it; the file is damaged", w->path, w->name, t->storage->integer,
+                   entry->size);
     if (__builtin_mul_overflow((size_t)t->offset, dtype_size(out.dtype), &begin) || begin > storage_bytes ||
         out.bytes > storage_bytes - begin)
-        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' of shape %s at offset %" PRId64 " reaches beyond its storage of %"
+        return ERR(w->e, ERR_FORMAT, "%s: tensor '%.200s' of shape %s at offset %" PRId64 " reaches beyond its "
+                   "storage of %"
                    PRId64 " elements; the file is damaged", w->path, w->name, shape, t->offset, t->storage->integer);
     out.data = entry->data + begin;
     return ckpt_add(w->c, &out, w->e);
@@ -133,8 +137,8 @@ static int walk_dict(walk *w, const pickle_value *dict, int depth)
     size_t at = strlen(w->name);
     int rc = 0;
     if (depth > MAX_NESTING)
-        return ERR(w->e, ERR_FORMAT, "%s: dicts are nested more than %d deep at '%.100s...', or one holds itself", w->path,
-                   MAX_NESTING, w->name);
+        return ERR(w->e, ERR_FORMAT, "%s: dicts are nested more than %d deep at '%.100s...', or one holds itself",
+                   w->path, MAX_NESTING, w->name);
     for (size_t i = 0; !rc && i + 1 < dict->count; i += 2) {
         const pickle_value *v = dict->items[i + 1];
         bool usable;
@@ -159,7 +163,8 @@ static int find_pickle(const zip_dir *z, const zip_entry **out, const char *path
         if (n < 8 || memcmp(z_i->name + n - 8, "data.pkl", 8) || (n > 8 && z_i->name[n - 9] != '/'))
             continue;
         if (*out)
-            return ERR(e, ERR_FORMAT, "%s: the archive holds more than one data.pkl; it is not what torch.save writes", path);
+            return ERR(e, ERR_FORMAT, "%s: the archive holds more than one data.pkl; it is not what torch.save writes",
+                       path);
         *out = z_i;
     }
     if (!*out)
@@ -184,15 +189,16 @@ int pth_parse(ckpt *c, const uint8_t *data, size_t size, const char *path, err *
         goto out;
     size_t folder_len = pickle->name_len - 8;
     if (folder_len + 9 > sizeof key) {
-        rc = ERR(e, ERR_FORMAT, "%s: the folder inside the archive has a name of %zu bytes, more than is sensible", path,
-                 folder_len);
+        rc = ERR(e, ERR_FORMAT, "%s: the folder inside the archive has a name of %zu bytes, more than is sensible",
+                 path, folder_len);
         goto out;
     }
     memcpy(key, pickle->name, folder_len);
     memcpy(key + folder_len, "byteorder", 9);
     const zip_entry *order = zip_dir_find(&zip, key, folder_len + 9);
     if (order && (order->size < 6 || memcmp(order->data, "little", 6))) {
-        rc = ERR(e, ERR_FORMAT, "%s: the checkpoint was saved on a big-endian machine (byteorder is '%.*s'); save it again on "
+        rc = ERR(e, ERR_FORMAT, "%s: the checkpoint was saved on a big-endian machine (byteorder is '%.*s'); save it "
+                 "again on "
                  "a little-endian one", path, order->size > 20 ? 20 : (int)order->size, (const char *)order->data);
         goto out;
     }

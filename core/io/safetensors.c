@@ -56,8 +56,8 @@ static int read_entry(ckpt_tensor *t, extent *x, const json *v, size_t data_byte
         return ERR(e, ERR_FORMAT, "%s: tensor '%.200s' has no 'dtype' in the header", path, t->name);
     int known = dtype_from_name(type);
     if (known < 0)
-        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s' has the dtype '%.40s', which is not supported (F32 F16 BF16 F8_E4M3 "
-                   "F8_E5M2 F64 I64 I32 I16 I8 U8 BOOL are)", path, t->name, type);
+        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s' has the dtype '%.40s', which is not supported (F32 F16 BF16 "
+                   "F8_E4M3 F8_E5M2 F64 I64 I32 I16 I8 U8 BOOL are)", path, t->name, type);
     t->dtype = (dtype)known;
     if ((rc = read_shape(t, json_get(v, "shape"), path, e)))
         return rc;
@@ -72,10 +72,11 @@ static int read_entry(ckpt_tensor *t, extent *x, const json *v, size_t data_byte
         return ERR(e, ERR_FORMAT, "%s: tensor '%.200s': data_offsets [%" PRId64 ", %" PRId64 "] are not a range", path,
                    t->name, begin, end);
     if ((uint64_t)end > data_bytes)
-        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s' ends at byte %" PRId64 " of the data, but the file holds only %zu; "
-                   "is the download complete?", path, t->name, end, data_bytes);
+        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s' ends at byte %" PRId64 " of the data, but the file holds only "
+                   "%zu; is the download complete?", path, t->name, end, data_bytes);
     if ((uint64_t)(end - begin) != t->bytes)
-        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s': %s of shape %s needs %zu bytes, but data_offsets [%" PRId64 ", %"
+        return ERR(e, ERR_FORMAT, "%s: tensor '%.200s': %s of shape %s needs %zu bytes, but data_offsets "
+                   "[%" PRId64 ", %"
                    PRId64 "] hold %" PRId64, path, t->name, type, ckpt_shape_text(shape, t->shape, t->ndim), t->bytes,
                    begin, end, end - begin);
     *x = (extent){ (size_t)begin, (size_t)end, t->name };
@@ -106,12 +107,12 @@ int safetensors_parse(ckpt *c, const uint8_t *data, size_t size, const char *pat
     char *title = NULL;
     size_t n_extents = 0;
     if (size < 8)
-        return ERR(e, ERR_FORMAT, "%s: %zu bytes are too few for a safetensors file, which begins with the 8-byte length "
-                   "of its header; is the download complete?", path, size);
+        return ERR(e, ERR_FORMAT, "%s: %zu bytes are too few for a safetensors file, which begins with the 8-byte "
+                   "length of its header; is the download complete?", path, size);
     uint64_t header = read_le64(data);
     if (header > MAX_HEADER_BYTES)
-        return ERR(e, ERR_FORMAT, "%s: the header length %" PRIu64 " is absurd (the format allows %u bytes); this is not a "
-                   "safetensors file, or it is damaged", path, header, MAX_HEADER_BYTES);
+        return ERR(e, ERR_FORMAT, "%s: the header length %" PRIu64 " is absurd (the format allows %u bytes); this is "
+                   "not a safetensors file, or it is damaged", path, header, MAX_HEADER_BYTES);
     if (header > size - 8)
         return ERR(e, ERR_FORMAT, "%s: the header of %" PRIu64 " bytes does not fit into the file of %zu bytes; is the "
                    "download complete?", path, header, size);
@@ -155,7 +156,8 @@ int safetensors_parse(ckpt *c, const uint8_t *data, size_t size, const char *pat
         qsort(extents, n_extents, sizeof *extents, by_begin);
     for (size_t i = 1; i < n_extents; i++)
         if (extents[i].begin < extents[i - 1].end) {
-            rc = ERR(e, ERR_FORMAT, "%s: the tensors '%.200s' (bytes %zu to %zu) and '%.200s' (bytes %zu to %zu) overlap; "
+            rc = ERR(e, ERR_FORMAT, "%s: the tensors '%.200s' (bytes %zu to %zu) and '%.200s' (bytes %zu to %zu) "
+                     "overlap; "
                      "the header is wrong", path, extents[i - 1].name, extents[i - 1].begin, extents[i - 1].end,
                      extents[i].name, extents[i].begin, extents[i].end);
             goto out;

@@ -192,7 +192,8 @@ void ckpt_want_ignore(ckpt_want *w, const char *prefix)
  * tokenizer ComfyUI packs beside T5, a norm that diffusers creates and never uses. */
 static bool harmless(const char *name)
 {
-    return strcmp(name, "scaled_fp8") == 0 || strcmp(name, "spiece_model") == 0 || str_ends_with(name, ".scale_input") ||
+    return strcmp(name, "scaled_fp8") == 0 || strcmp(name, "spiece_model") == 0 ||
+           str_ends_with(name, ".scale_input") ||
            str_ends_with(name, ".input_scale") || str_ends_with(name, ".norm_added_q.weight");
 }
 

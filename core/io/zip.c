@@ -52,8 +52,8 @@ static int find_central(central *out, const uint8_t *data, size_t size, const ch
     if (at >= LOCATOR_BYTES && read_le32(data + at - LOCATOR_BYTES) == LOCATOR_SIGN) {
         uint64_t end64 = read_le64(data + at - LOCATOR_BYTES + 8);
         if (size < END64_BYTES || end64 > size - END64_BYTES || read_le32(data + end64) != END64_SIGN)
-            return ERR(e, ERR_FORMAT, "%s: the zip64 end record is not where the archive says (byte %" PRIu64 "); the file "
-                       "is damaged", path, end64);
+            return ERR(e, ERR_FORMAT, "%s: the zip64 end record is not where the archive says (byte %" PRIu64 "); the "
+                       "file is damaged", path, end64);
         p = data + end64;
         out->count = read_le64(p + 32);
         out->bytes = read_le64(p + 40);
@@ -62,11 +62,11 @@ static int find_central(central *out, const uint8_t *data, size_t size, const ch
         return ERR(e, ERR_FORMAT, "%s: the archive needs a zip64 end record and has none; the file is damaged", path);
     }
     if (out->offset > at || out->bytes > at - out->offset)
-        return ERR(e, ERR_FORMAT, "%s: the zip directory (%" PRIu64 " bytes at byte %" PRIu64 ") lies outside the file of "
-                   "%zu bytes; the file is truncated or damaged", path, out->bytes, out->offset, size);
+        return ERR(e, ERR_FORMAT, "%s: the zip directory (%" PRIu64 " bytes at byte %" PRIu64 ") lies outside the "
+                   "file of %zu bytes; the file is truncated or damaged", path, out->bytes, out->offset, size);
     if (out->count > out->bytes / CENTRAL_BYTES)
-        return ERR(e, ERR_FORMAT, "%s: the zip directory of %" PRIu64 " bytes cannot hold %" PRIu64 " entries; the file is "
-                   "damaged", path, out->bytes, out->count);
+        return ERR(e, ERR_FORMAT, "%s: the zip directory of %" PRIu64 " bytes cannot hold %" PRIu64 " entries; the "
+                   "file is damaged", path, out->bytes, out->count);
     return 0;
 }
 
@@ -112,22 +112,25 @@ static int read_entry(zip_entry *out, const uint8_t *p, size_t left, size_t *use
     if (!widen(p + CENTRAL_BYTES + name_len, extra_len, &bytes, &packed, &offset))
         return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' has a damaged zip64 field", path, shown, name);
     if (flags & 1u)
-        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is encrypted; only plain archives are read", path, shown, name);
+        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is encrypted; only plain archives are read", path, shown,
+                   name);
     if (method != 0)
-        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is compressed (method %u); torch.save stores entries as they "
-                   "are and only such archives are read", path, shown, name, method);
+        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is compressed (method %u); torch.save stores entries as "
+                   "they are and only such archives are read", path, shown, name, method);
     if (packed != bytes)
-        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is stored but has two different sizes (%" PRIu64 " and %" PRIu64
+        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' is stored but has two different sizes (%" PRIu64 " and "
+                   "%" PRIu64
                    "); the file is damaged", path, shown, name, packed, bytes);
     if (size < LOCAL_BYTES || offset > size - LOCAL_BYTES || read_le32(data + offset) != LOCAL_SIGN)
-        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' has no local header at byte %" PRIu64 "; the file is damaged",
+        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' has no local header at byte %" PRIu64 "; the file is "
+                   "damaged",
                    path, shown, name, offset);
     const uint8_t *local = data + offset;
     /* the payload's place follows from the local header, whose extra field torch.save pads to align it */
     uint64_t start = offset + LOCAL_BYTES + read_le16(local + 26) + read_le16(local + 28);
     if (start > size || bytes > size - start)
-        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' (%" PRIu64 " bytes at byte %" PRIu64 ") runs past the end of the "
-                   "file of %zu bytes; is the download complete?", path, shown, name, bytes, start, size);
+        return ERR(e, ERR_FORMAT, "%s: the zip entry '%.*s' (%" PRIu64 " bytes at byte %" PRIu64 ") runs past the end "
+                   "of the file of %zu bytes; is the download complete?", path, shown, name, bytes, start, size);
     *out = (zip_entry){ name, name_len, data + start, (size_t)bytes };
     return 0;
 }

@@ -247,8 +247,8 @@ int rng_cuda_normal(uint64_t seed, uint64_t *offset, int sms, int threads_per_sm
     if (n < 0)
         return ERR(e, ERR_ARG, "CUDA noise: asked for %lld values, expected zero or more", (long long)n);
     if (sms < 1 || threads_per_sm < CUDA_BLOCK)
-        return ERR(e, ERR_ARG, "CUDA noise: a GPU with %d multiprocessors of %d threads is impossible, expected at least 1 "
-                   "and %d; an H100 SXM has 132 and 2048", sms, threads_per_sm, CUDA_BLOCK);
+        return ERR(e, ERR_ARG, "CUDA noise: a GPU with %d multiprocessors of %d threads is impossible, expected at "
+                   "least 1 and %d; an H100 SXM has 132 and 2048", sms, threads_per_sm, CUDA_BLOCK);
     if (*offset % 4)
         return ERR(e, ERR_ARG, "CUDA noise: the generator's offset is %llu, expected a multiple of 4",
                    (unsigned long long)*offset);
@@ -336,8 +336,8 @@ int rng_gpu_find(const rng_gpu **out, const char *name, err *e)
     str names = STR_INIT;
     for (size_t i = 0; i < n; i++)
         str_addf(&names, "%s%s", i ? ", " : "", GPUS[i].name);
-    int rc = ERR(e, ERR_CONFIG, "noise: no GPU named '%s' is known, expected one of: %s; for another one give its number of "
-                 "multiprocessors and threads per multiprocessor", name, str_text(&names));
+    int rc = ERR(e, ERR_CONFIG, "noise: no GPU named '%s' is known, expected one of: %s; for another one give its "
+                 "number of multiprocessors and threads per multiprocessor", name, str_text(&names));
     str_release(&names);
     return rc;
 }

@@ -62,7 +62,8 @@ typedef struct rng_gpu {
 
 /* All known ones; *n of them. */
 const rng_gpu *rng_gpus(size_t *n);
-/* Case, blanks, hyphens, underscores and a leading "nvidia" or "geforce" do not matter. ERR_CONFIG lists the names known. */
+/* Case, blanks, hyphens, underscores and a leading "nvidia" or "geforce" do not matter. ERR_CONFIG lists the names
+ * known. */
 int rng_gpu_find(const rng_gpu **out, const char *name, err *e);
 
 #endif

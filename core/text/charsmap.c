@@ -45,14 +45,14 @@ static int check(const charsmap *m, const char *where, err *e)
         uint32_t u = m->units[i];
         if (u >> 31) {
             if (unit_value(u) >= m->texts_bytes)
-                return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map points at text %u, expected less than %zu; the "
-                           "file is damaged", where, i, unit_value(u), m->texts_bytes);
+                return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map points at text %u, expected less than "
+                           "%zu; the file is damaged", where, i, unit_value(u), m->texts_bytes);
         } else if (((i ^ unit_offset(u)) | 0xff) >= m->n_units) {
-            return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map leads to entry %zu, expected less than %zu; the file "
-                       "is damaged", where, i, (size_t)((i ^ unit_offset(u)) | 0xff), m->n_units);
+            return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map leads to entry %zu, expected less than %zu; "
+                       "the file is damaged", where, i, (size_t)((i ^ unit_offset(u)) | 0xff), m->n_units);
         } else if (unit_has_leaf(u) && !(m->units[i ^ unit_offset(u)] >> 31)) {
-            return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map promises a replacement that is not there; the file is "
-                       "damaged", where, i);
+            return ERR(e, ERR_FORMAT, "%s: entry %zu of the character map promises a replacement that is not there; "
+                       "the file is damaged", where, i);
         }
     }
     return utf8_check(m->texts, m->texts_bytes, where, e) ? ERR_FORMAT : 0;
@@ -65,8 +65,9 @@ int charsmap_open(charsmap **out, const void *blob, size_t n, const char *where,
     *out = NULL;
     size_t trie = n >= 4 ? read_u32(b) : 0;
     if (n < 4 || trie < 1024 || trie % 4 || trie >= n - 4 || b[n - 1])
-        return ERR(e, ERR_FORMAT, "%s: a character map of %zu bytes with a trie of %zu bytes is impossible, expected a trie of "
-                   "at least 1024 bytes, a multiple of 4, followed by texts that end with a zero byte; the file is damaged",
+        return ERR(e, ERR_FORMAT, "%s: a character map of %zu bytes with a trie of %zu bytes is impossible, expected a "
+                   "trie of at least 1024 bytes, a multiple of 4, followed by texts that end with a zero byte; the "
+                   "file is damaged",
                    where, n, trie);
     charsmap *m = calloc(1, sizeof *m);
     if (m) {

@@ -1,5 +1,5 @@
-/* charsmap: sentencepiece's precompiled character map (NFKC and the like), as it lies in spiece.model and, in base64, in
- * tokenizer.json: 4 bytes trie size, a double-array trie of 32-bit units, then NUL-terminated replacement texts.
+/* charsmap: sentencepiece's precompiled character map (NFKC and the like), as it lies in spiece.model and, in base64,
+ * in tokenizer.json: 4 bytes trie size, a double-array trie of 32-bit units, then NUL-terminated replacement texts.
  *
  * The whole map is checked when it is opened, so that a damaged file cannot lead a lookup out of it. Upstream:
  * sentencepiece src/normalizer.cc, the double array of darts-clone. */

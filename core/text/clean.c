@@ -13,8 +13,9 @@ const text_clean_options TEXT_CLEAN_DEFAULT = { .ftfy = false };
 
 /* What browsers make of the numbers 0x80..0x9F: Windows-1252, with the five unassigned ones left as they are. */
 static const uint16_t WINDOWS_1252[32] = {
-    0x20ac, 0x81, 0x201a, 0x0192, 0x201e, 0x2026, 0x2020, 0x2021, 0x02c6, 0x2030, 0x0160, 0x2039, 0x0152, 0x8d, 0x017d, 0x8f,
-    0x90, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x02dc, 0x2122, 0x0161, 0x203a, 0x0153, 0x9d, 0x017e, 0x0178,
+    0x20ac, 0x81, 0x201a, 0x0192, 0x201e, 0x2026, 0x2020, 0x2021, 0x02c6, 0x2030, 0x0160, 0x2039, 0x0152, 0x8d, 0x017d,
+    0x8f, 0x90, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x02dc, 0x2122, 0x0161, 0x203a, 0x0153, 0x9d,
+    0x017e, 0x0178,
 };
 
 /* A numeric reference: the character to write, or 0 for one that HTML drops. */
@@ -59,8 +60,8 @@ static size_t numeric_reference(const point *v, size_t n, uint32_t *number, bool
     return i + *semicolon;
 }
 
-/* The name at v[0..n) as HTML reads it: up to 32 characters other than blanks, '<', '&', '#', ';', and one ';' if there.
- * Only as far as it is ASCII, because all names are. */
+/* The name at v[0..n) as HTML reads it: up to 32 characters other than blanks, '<', '&', '#', ';', and one ';' if
+ * there. Only as far as it is ASCII, because all names are. */
 static size_t reference_name(char name[34], const point *v, size_t n)
 {
     size_t i = 0;
@@ -175,6 +176,11 @@ static bool add_capital_entity(points *out, const char *name, size_t n, size_t b
     return true;
 }
 
+static bool is_letter_or_digit(uint32_t c)
+{
+    return c < 0x80 && c != '_' && unicode_is_word(c);
+}
+
 /* ftfy's own, careful unescaping: only letters and digits between '&' and ';', at most 24 of them. */
 static void ftfy_unescape(points *out, const point *v, size_t n)
 {
@@ -188,7 +194,7 @@ static void ftfy_unescape(points *out, const point *v, size_t n)
             const point *r = v + i + 1;
             size_t left = n - i - 1, k = 0;
             size_t hash = left && r[0].c == '#';
-            while (hash + k < left && k < 24 && r[hash + k].c < 0x80 && unicode_is_word(r[hash + k].c) && r[hash + k].c != '_')
+            while (hash + k < left && k < 24 && is_letter_or_digit(r[hash + k].c))
                 k++;
             bool closed = k && hash + k < left && r[hash + k].c == ';';
             size_t begin = v[i].begin, end = closed ? r[hash + k].end : 0;
@@ -219,8 +225,8 @@ static void ftfy_unescape(points *out, const point *v, size_t n)
 
 static bool is_dropped_control(uint32_t c)
 {
-    return c <= 8 || c == 0x0b || (c >= 0x0e && c <= 0x1f) || c == 0x7f || (c >= 0x206a && c <= 0x206f) || c == 0xfeff ||
-           (c >= 0xfff9 && c <= 0xfffc);
+    return c <= 8 || c == 0x0b || (c >= 0x0e && c <= 0x1f) || c == 0x7f || (c >= 0x206a && c <= 0x206f) ||
+           c == 0xfeff || (c >= 0xfff9 && c <= 0xfffc);
 }
 
 /* Points of an escape sequence such as ESC [ 3 1 m at v[0..n), or 0. */
@@ -402,8 +408,8 @@ int text_clean(const char *in, const text_clean_options *options, text_clean_res
     size_t n = strlen(in);
     memset(out, 0, sizeof *out);
     if (n > TEXT_CLEAN_MAX_BYTES)
-        return ERR(e, ERR_ARG, "the prompt has %zu bytes, expected at most %zu; the text encoder reads only its first few "
-                   "hundred tokens", n, TEXT_CLEAN_MAX_BYTES);
+        return ERR(e, ERR_ARG, "the prompt has %zu bytes, expected at most %zu; the text encoder reads only its first "
+                   "few hundred tokens", n, TEXT_CLEAN_MAX_BYTES);
     if ((rc = utf8_check(in, n, "the prompt", e)))
         return rc;
 

@@ -1,5 +1,5 @@
-/* Made by core/text/make_tables.py: the named character references of HTML, sorted by bytes; names without a
- * semicolon are the old ones that HTML accepts without it. Do not edit. */
+/* Made by core/text/make_tables.py: the named character references of HTML, sorted by bytes; names
+ * without a semicolon are the old ones that HTML accepts without it. Do not edit. */
 #include "core/text/unicode.h"
 
 const html_entity HTML_ENTITIES[] = {

@@ -98,7 +98,7 @@ def unicode_data():
         "/* full and half width forms and their ordinary form */\n"
         + table("unicode_triple", "UNICODE_WIDTHS",
                 [entry(*m) for m in mapped([0x3000, *range(0xFF01, 0xFFF0)], lambda t: ud.normalize("NFKC", t))]),
-        "/* upper case of the characters that have an HTML name, without the two that become three letters (ffi, ffl) */\n"
+        "/* upper case of the characters that have an HTML name, without the ligatures ffi and ffl (three letters) */\n"
         + table("unicode_triple", "UNICODE_UPPER", [entry(*m) for m in mapped(uppercase, str.upper)]),
     ]
     return "\n".join(parts)
@@ -109,8 +109,8 @@ def entities_data():
     for name, value in sorted(html.entities.html5.items(), key=lambda kv: kv[0].encode()):
         assert len(value) <= 2
         items.append(f'{{"{name}",{hexa(ord(value[0]))},{hexa(ord(value[1])) if len(value) == 2 else 0}}}')
-    return ("/* Made by core/text/make_tables.py: the named character references of HTML, sorted by bytes; names without a\n"
-            " * semicolon are the old ones that HTML accepts without it. Do not edit. */\n"
+    return ("/* Made by core/text/make_tables.py: the named character references of HTML, sorted by bytes; names\n"
+            " * without a semicolon are the old ones that HTML accepts without it. Do not edit. */\n"
             '#include "core/text/unicode.h"\n\n' + table("html_entity", "HTML_ENTITIES", items))
 
 

@@ -20,8 +20,8 @@ typedef struct field {
 
 static int damaged(const wire *w, const char *what, err *e)
 {
-    return ERR(e, ERR_FORMAT, "%s: %s at byte %zu; this is no sentencepiece model, or it is damaged or cut off", w->path, what,
-               (size_t)(w->at - w->file));
+    return ERR(e, ERR_FORMAT, "%s: %s at byte %zu; this is no sentencepiece model, or it is damaged or cut off",
+               w->path, what, (size_t)(w->at - w->file));
 }
 
 static bool read_varint(wire *w, uint64_t *v)

@@ -1,5 +1,5 @@
-/* spiece: what a sentencepiece model file (spiece.model, a protobuf ModelProto) says, read without the library: to check a
- * file before the library sees it, to know its pieces, and to tokenise where the library is missing. */
+/* spiece: what a sentencepiece model file (spiece.model, a protobuf ModelProto) says, read without the library: to
+ * check a file before the library sees it, to know its pieces, and to tokenise where the library is missing. */
 #ifndef WANSCOPE_SPIECE_H
 #define WANSCOPE_SPIECE_H
 

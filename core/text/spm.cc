@@ -47,7 +47,8 @@ int32_t spm_size(const spm *s)
     return s->processor.GetPieceSize();
 }
 
-int spm_encode(const spm *s, const char *text, size_t n, int (*emit)(void *arg, const spm_piece *piece), void *arg, err *e)
+int spm_encode(const spm *s, const char *text, size_t n, int (*emit)(void *arg, const spm_piece *piece), void *arg,
+               err *e)
 {
     try {
         sentencepiece::ImmutableSentencePieceText pieces;
@@ -66,7 +67,7 @@ int spm_encode(const spm *s, const char *text, size_t n, int (*emit)(void *arg, 
     } catch (const std::bad_alloc &) {
         return ERR(e, ERR_MEMORY, "out of memory for a text of %zu bytes", n);
     } catch (const std::exception &x) {
-        return ERR(e, ERR_INTERNAL, "%s: the sentencepiece library failed on a text of %zu bytes: %s", s->path.c_str(), n,
-                   x.what());
+        return ERR(e, ERR_INTERNAL, "%s: the sentencepiece library failed on a text of %zu bytes: %s", s->path.c_str(),
+                   n, x.what());
     }
 }

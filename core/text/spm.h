@@ -21,14 +21,15 @@ int32_t spm_size(const spm *s);
 
 typedef struct spm_piece {
     int32_t id;
-    const char *text;         /* the piece as found in the normalised text (for an unknown one the characters themselves; a
-                                 byte piece is spelled <0xNN>), text_len bytes; valid during the call of `emit` only */
+    const char *text;         /* the piece as found in the normalised text (for an unknown one the characters
+                                 themselves; a byte piece is spelled <0xNN>), text_len bytes, valid during `emit` */
     size_t text_len;
     size_t begin, end;        /* bytes of the input, by the library's own reckoning */
 } spm_piece;
 
 /* Calls emit(arg, piece) for each piece of `text` in order; a non-zero return of emit ends it and is returned. */
-int spm_encode(const spm *s, const char *text, size_t n, int (*emit)(void *arg, const spm_piece *piece), void *arg, err *e);
+int spm_encode(const spm *s, const char *text, size_t n, int (*emit)(void *arg, const spm_piece *piece), void *arg,
+               err *e);
 
 #ifdef __cplusplus
 }

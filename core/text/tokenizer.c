@@ -32,11 +32,11 @@ static int choose_engine(tokenizer_engine *engine, bool spiece, bool json, const
     if (*engine == TOKENIZER_AUTO)
         *engine = !spiece ? TOKENIZER_JSON : tokenizer_has_library() ? TOKENIZER_SENTENCEPIECE : TOKENIZER_SPIECE;
     if (!spiece && !json)
-        return ERR(e, ERR_IO, "%s: neither spiece.model nor tokenizer.json is there; expected the folder google/umt5-xxl of the "
-                   "checkpoint", folder);
+        return ERR(e, ERR_IO, "%s: neither spiece.model nor tokenizer.json is there; expected the folder "
+                   "google/umt5-xxl of the checkpoint", folder);
     if (*engine == TOKENIZER_SENTENCEPIECE && !tokenizer_has_library())
-        return ERR(e, ERR_CONFIG, "%s: this build has no sentencepiece library; let the tokenizer read spiece.model itself, or "
-                   "install libsentencepiece-dev and build again", folder);
+        return ERR(e, ERR_CONFIG, "%s: this build has no sentencepiece library; let the tokenizer read spiece.model "
+                   "itself, or install libsentencepiece-dev and build again", folder);
     if (*engine == TOKENIZER_JSON ? !json : !spiece)
         return ERR(e, ERR_IO, "%s: %s is not there, but the tokenizer is asked to use it", folder,
                    *engine == TOKENIZER_JSON ? "tokenizer.json" : "spiece.model");
@@ -66,8 +66,8 @@ static int open_spiece(tokenizer *t, const char *path, bool special_pieces, err 
     if (rc)
         goto out;
     if (t->engine == TOKENIZER_SPIECE && (s.model_type != 1 || s.whitespace_as_suffix)) {
-        rc = ERR(e, ERR_FORMAT, "%s: the model is %s, expected a Unigram model with blanks in front of words as in the T5 "
-                 "family; a build with the sentencepiece library may read it", path,
+        rc = ERR(e, ERR_FORMAT, "%s: the model is %s, expected a Unigram model with blanks in front of words as in the "
+                 "T5 family; a build with the sentencepiece library may read it", path,
                  s.model_type != 1 ? "not of the Unigram type" : "one with blanks after words");
         goto out;
     }
@@ -208,7 +208,8 @@ int tokenizer_span_tokens(const text_tokens *t, size_t begin, size_t end, int32_
     *index = NULL;
     *n = 0;
     if (begin > end)
-        return ERR(e, ERR_ARG, "a span from byte %zu to byte %zu is impossible, expected its begin before its end", begin, end);
+        return ERR(e, ERR_ARG, "a span from byte %zu to byte %zu is impossible, expected its begin before its end",
+                   begin, end);
     int32_t *found = malloc((size_t)(t->n ? t->n : 1) * sizeof *found);
     if (!found)
         return ERR(e, ERR_MEMORY, "out of memory for the tokens of a span");

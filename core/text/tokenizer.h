@@ -27,8 +27,10 @@ typedef enum {
     TOKENIZER_AUTO,            /* the library where this build has it and spiece.model exists, else SPIECE, else JSON */
     TOKENIZER_SENTENCEPIECE,   /* spiece.model through the sentencepiece library */
     TOKENIZER_SPIECE,          /* spiece.model read by ourselves: the same ids, for builds without the library */
-    TOKENIZER_JSON             /* tokenizer.json alone: the fast tokenizer. It sums scores in double precision and keeps
-                                  blanks at the ends of an uncleaned text; otherwise the same ids */
+    TOKENIZER_JSON             /* tokenizer.json alone: exactly the fast tokenizer. The others differ from it where two
+                                  cuts of a word have equal scores ("aaaa": a|aaa or aaa|a; the library compares rounded
+                                  sums), for a letter with a combining mark that has no composed form, and at the ends of
+                                  a text that was not cleaned */
 } tokenizer_engine;
 
 typedef enum {
@@ -63,9 +65,10 @@ int32_t tokenizer_unk_id(const tokenizer *t);                      /* -1: the vo
 /* One token of a text. Offsets are bytes of the text given to tokenizer_encode(). */
 typedef struct text_token {
     int32_t id;
-    size_t begin, end;        /* as the fast tokenizer: a leading blank belongs to the piece, the blank put in front of the
-                                 whole text does not add to it; when that blank is a piece of its own it has the range of
-                                 the first character; </s> at the end has 0, 0 */
+    size_t begin, end;        /* as the fast tokenizer: a leading blank belongs to the piece, the blank put in front of
+                                 the whole text does not add to it; when that blank is a piece of its own it has the
+                                 range of the first character; </s> at the end has 0, 0. Characters composed by the
+                                 model's normalisation cover all their parts (JSON: the first, as upstream) */
     size_t text_begin;        /* where its characters begin after the leading blank; == end for a mere blank */
     bool special;             /* </s> at the end, or a special token typed in the text */
     char *piece;              /* owned: "▁kiss"; for an unknown token the normalised characters it stands for */
@@ -78,17 +81,18 @@ typedef struct text_tokens {
     text_token *tokens;       /* [n] */
     bool truncated;           /* the text had more than text_len - 1 tokens */
     int64_t n_untruncated;    /* what n would be without the limit */
-    size_t kept_bytes;        /* bytes of the text that the kept tokens cover; the length of the text unless truncated */
+    size_t kept_bytes;        /* bytes of the text that the kept tokens cover; all of the text unless truncated */
 } text_tokens;
 
-/* `text` is NUL-terminated UTF-8, normally text_clean_result.text. *out need not be initialised, is empty after an error.
- * ERR_ARG when the text is not UTF-8 or text_len < 1; ERR_FORMAT when a character is unknown and the vocabulary has no
- * unknown piece; ERR_MEMORY. */
+/* `text` is NUL-terminated UTF-8, normally text_clean_result.text. *out need not be initialised, is empty after an
+ * error. ERR_ARG when the text is not UTF-8 or text_len < 1; ERR_FORMAT when a character is unknown and the vocabulary
+ * has no unknown piece; ERR_MEMORY. */
 int tokenizer_encode(const tokenizer *t, const char *text, int32_t text_len, text_tokens *out, err *e);
 void text_tokens_release(text_tokens *t);
 
-/* Indices into t->tokens, ascending, of the tokens whose characters intersect bytes [begin, end): the leading blank of a
- * piece does not count, nor does the final </s>. *index is malloc'ed (NULL when *n is 0). ERR_ARG when begin > end. */
+/* Indices into t->tokens, ascending, of the tokens whose characters intersect bytes [begin, end): the leading blank of
+ * a piece does not count, nor does the final </s>. *index is malloc'ed (NULL when *n is 0). ERR_ARG when begin >
+ * end. */
 int tokenizer_span_tokens(const text_tokens *t, size_t begin, size_t end, int32_t **index, int32_t *n, err *e);
 
 #endif

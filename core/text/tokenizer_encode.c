@@ -351,7 +351,8 @@ static const added_token *special_at(const tokenizer *t, const char *text, size_
     return best && (!best->single_word || stands_alone(text, n, at, at + best->len)) ? best : NULL;
 }
 
-/* Text that a special token follows. spiece.model drops blanks at an end; the fast tokenizer keeps one there, as a piece. */
+/* Text that a special token follows. spiece.model drops blanks at an end; the fast tokenizer keeps one there, as a
+ * piece. */
 static int encode_before_special(builder *b, const char *text, size_t begin, size_t end)
 {
     static const char blank[] = "\xe2\x96\x81";

@@ -65,7 +65,8 @@ int normalise_spiece(points *out, const tokenizer *t, const char *text, size_t b
 /* The normalizer steps of tokenizer.json (blanks still blanks). */
 int normalise_json(points *out, const tokenizer *t, const char *text, size_t begin, size_t end, err *e);
 
-/* The points as UTF-8 with, for each byte, the index of its point; starts has n + 1 entries, the byte where each begins. */
+/* The points as UTF-8 with, for each byte, the index of its point; starts has n + 1 entries, the byte where each
+ * begins. */
 int points_to_utf8(char **text, size_t *n, size_t **starts, const point *v, size_t n_points, err *e);
 
 #endif

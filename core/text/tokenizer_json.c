@@ -35,11 +35,14 @@ static int read_added(tokenizer *t, const json *list, const char *path, err *e)
         int64_t id;
         err why = { 0 };
         if (!*content || !json_int(json_get(a, "id"), &id) || id < 0 || id > INT32_MAX - 1)
-            return ERR(e, ERR_FORMAT, "%s: entry %zu of 'added_tokens' needs a 'content' and an 'id' from 0 on", path, i);
+            return ERR(e, ERR_FORMAT, "%s: entry %zu of 'added_tokens' needs a 'content' and an 'id' from 0 on", path,
+                       i);
         if (utf8_check(content, strlen(content), "it", &why))
             return ERR(e, ERR_FORMAT, "%s: entry %zu of 'added_tokens' is damaged: %s", path, i, why.text);
-        int rc = tokenizer_add_special(t, content, strlen(content), (int32_t)id, json_bool(json_get(a, "single_word"), false),
-                                       json_bool(json_get(a, "lstrip"), false), json_bool(json_get(a, "rstrip"), false), e);
+        int rc = tokenizer_add_special(t, content, strlen(content), (int32_t)id,
+                                       json_bool(json_get(a, "single_word"), false),
+                                       json_bool(json_get(a, "lstrip"), false),
+                                       json_bool(json_get(a, "rstrip"), false), e);
         if (rc)
             return rc;
     }
@@ -64,8 +67,8 @@ static int read_metaspace(tokenizer *t, const json *p, const char *path, err *e)
     else if (strcmp(scheme, "never") == 0)
         t->prepend = PREPEND_NEVER;
     else
-        return ERR(e, ERR_FORMAT, "%s: the Metaspace pre-tokenizer has the prepend_scheme '%s', expected always, first or "
-                   "never", path, scheme);
+        return ERR(e, ERR_FORMAT, "%s: the Metaspace pre-tokenizer has the prepend_scheme '%s', expected always, first "
+                   "or never", path, scheme);
     t->metaspace = true;
     t->metaspace_split = json_bool(json_get(p, "split"), true);
     return 0;
@@ -91,8 +94,8 @@ static int read_pre_tokenizer(tokenizer *t, const json *p, const char *path, err
         }
         return 0;
     }
-    return ERR(e, ERR_FORMAT, "%s: the pre-tokenizer '%s' is not supported here, expected Metaspace or WhitespaceSplit followed "
-               "by Metaspace as in the T5 family", path, type);
+    return ERR(e, ERR_FORMAT, "%s: the pre-tokenizer '%s' is not supported here, expected Metaspace or WhitespaceSplit "
+               "followed by Metaspace as in the T5 family", path, type);
 }
 
 /* ---- normalizer ------------------------------------------------------------------------------------------------- */
@@ -128,11 +131,12 @@ static int read_replace(norm_step *s, const json *p, const char *path, err *e)
     const char *content = json_get_string(p, "content", NULL);
     const char *regex = json_get_string(pattern, "Regex", NULL), *text = json_get_string(pattern, "String", NULL);
     if (!content || (!regex && !(text && *text)))
-        return ERR(e, ERR_FORMAT, "%s: a Replace step of the normalizer needs a 'pattern' (String or Regex) and a 'content'",
+        return ERR(e, ERR_FORMAT, "%s: a Replace step of the normalizer needs a 'pattern' (String or Regex) and a "
+                   "'content'",
                    path);
     if (regex && !read_regex(s, regex))
-        return ERR(e, ERR_FORMAT, "%s: the normalizer replaces the regular expression '%s', which is not supported here, "
-                   "expected one character or \\s followed by + or {n,}", path, regex);
+        return ERR(e, ERR_FORMAT, "%s: the normalizer replaces the regular expression '%s', which is not supported "
+                   "here, expected one character or \\s followed by + or {n,}", path, regex);
     if (!regex)
         points_from_utf8(&s->literal, text, strlen(text), 0);
     points_from_utf8(&s->content, content, strlen(content), 0);
@@ -189,8 +193,8 @@ static int read_normalizer(tokenizer *t, const json *p, const char *path, err *e
         points_from_utf8(&s->content, text, strlen(text), 0);
         return s->content.failed ? memory(path, e) : 0;
     }
-    return ERR(e, ERR_FORMAT, "%s: the normalizer step '%s' is not supported here, expected Precompiled, Replace, Strip, NFC or "
-               "Prepend", path, type);
+    return ERR(e, ERR_FORMAT, "%s: the normalizer step '%s' is not supported here, expected Precompiled, Replace, "
+               "Strip, NFC or Prepend", path, type);
 }
 
 /* ---- vocabulary ------------------------------------------------------------------------------------------------- */
@@ -205,7 +209,8 @@ static int read_vocab(tokenizer *t, const json *model, const char *path, err *e)
         const json *pair = json_at(list, i);
         const char *text = json_string(json_at(pair, 0), NULL);
         if (!text || json_type(json_at(pair, 1)) != JSON_NUMBER)
-            return ERR(e, ERR_FORMAT, "%s: entry %zu of 'model.vocab' must be a pair of a piece and its score", path, i);
+            return ERR(e, ERR_FORMAT, "%s: entry %zu of 'model.vocab' must be a pair of a piece and its score", path,
+                       i);
         int rc = vocab_add(&t->vocab, text, strlen(text), json_number(json_at(pair, 1), 0), PIECE_NORMAL, path, e);
         if (rc)
             return rc;
@@ -213,7 +218,8 @@ static int read_vocab(tokenizer *t, const json *model, const char *path, err *e)
     t->vocab.unk = -1;
     if (json_int(json_get(model, "unk_id"), &unk)) {
         if (unk < 0 || (uint64_t)unk >= t->vocab.n)
-            return ERR(e, ERR_FORMAT, "%s: 'model.unk_id' is %lld, expected 0 to %zu", path, (long long)unk, t->vocab.n - 1);
+            return ERR(e, ERR_FORMAT, "%s: 'model.unk_id' is %lld, expected 0 to %zu", path, (long long)unk,
+                       t->vocab.n - 1);
         t->vocab.unk = (int32_t)unk;
     }
     return vocab_finish(&t->vocab, path, e);
@@ -229,8 +235,8 @@ static int check_added(const tokenizer *t, const char *path, err *e)
             continue;
         const vocab_piece *p = &t->vocab.pieces[a->id];
         if (p->len != a->len || memcmp(p->text, a->content, a->len))
-            return ERR(e, ERR_FORMAT, "%s: the added token '%s' has id %d, which is '%s' in the vocabulary; the files in this "
-                       "folder do not belong together", path, a->content, a->id, p->text);
+            return ERR(e, ERR_FORMAT, "%s: the added token '%s' has id %d, which is '%s' in the vocabulary; the files "
+                       "in this folder do not belong together", path, a->content, a->id, p->text);
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-/* The two ways a tokenizer rewrites text before cutting it into pieces: sentencepiece's own (spiece.model) and the steps
- * of tokenizer.json. Points keep the bytes they came from, by the conventions of the fast tokenizer. */
+/* The two ways a tokenizer rewrites text before cutting it into pieces: sentencepiece's own (spiece.model) and the
+ * steps of tokenizer.json. Points keep the bytes they came from, by the conventions of the fast tokenizer. */
 #include <stdlib.h>
 #include <string.h>
 

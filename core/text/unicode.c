@@ -202,7 +202,9 @@ static void decompose(points *out, point p)
             points_add(out, HANGUL_T + s % N_T, p.begin, p.end);
         return;
     }
-    const unicode_triple *d = p.c < 0xc0 ? NULL : unicode_lookup(UNICODE_DECOMPOSITIONS, UNICODE_DECOMPOSITIONS_COUNT, p.c);
+    const unicode_triple *d = NULL;
+    if (p.c >= 0xc0)
+        d = unicode_lookup(UNICODE_DECOMPOSITIONS, UNICODE_DECOMPOSITIONS_COUNT, p.c);
     if (!d) {
         points_add(out, p.c, p.begin, p.end);
         return;
@@ -216,7 +218,8 @@ static uint32_t compose(uint32_t a, uint32_t b)
 {
     if (a >= HANGUL_L && a < HANGUL_L + N_L && b >= HANGUL_V && b < HANGUL_V + N_V)
         return HANGUL_S + ((a - HANGUL_L) * N_V + (b - HANGUL_V)) * N_T;
-    if (a >= HANGUL_S && a < HANGUL_S + N_L * N_V * N_T && (a - HANGUL_S) % N_T == 0 && b > HANGUL_T && b < HANGUL_T + N_T)
+    if (a >= HANGUL_S && a < HANGUL_S + N_L * N_V * N_T && (a - HANGUL_S) % N_T == 0 && b > HANGUL_T &&
+        b < HANGUL_T + N_T)
         return a + (b - HANGUL_T);
     size_t low = 0, high = UNICODE_COMPOSITIONS_COUNT;
     while (low < high) {

@@ -41,8 +41,8 @@ void points_from_utf8(points *p, const char *s, size_t n, size_t base);
 
 bool unicode_is_space(uint32_t c);        /* White_Space: what the regex \s matches */
 bool unicode_is_strip_space(uint32_t c);  /* what Python's str.strip() removes: White_Space and U+001C..U+001F */
-bool unicode_is_word(uint32_t c);         /* letters, digits, underscore, approximately: every non-ASCII character that is
-                                             no space, punctuation block or symbol block counts as a letter */
+bool unicode_is_word(uint32_t c);         /* letters, digits, underscore, approximately: every non-ASCII character that
+                                             is in no block of spaces, punctuation or symbols counts as a letter */
 bool unicode_extends(uint32_t c);         /* combining marks and joiners: part of the character before */
 
 /* NFC of p in place. Composed characters cover the bytes of all their parts. */

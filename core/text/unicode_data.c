@@ -789,7 +789,7 @@ const unicode_triple UNICODE_WIDTHS[] = {
 };
 const size_t UNICODE_WIDTHS_COUNT = 226;
 
-/* upper case of the characters that have an HTML name, without the two that become three letters (ffi, ffl) */
+/* upper case of the characters that have an HTML name, without the ligatures ffi and ffl (three letters) */
 const unicode_triple UNICODE_UPPER[] = {
     {0xB5,0x39C,0}, {0xDF,0x53,0x53}, {0xE0,0xC0,0}, {0xE1,0xC1,0}, {0xE2,0xC2,0}, {0xE3,0xC3,0}, {0xE4,0xC4,0},
     {0xE5,0xC5,0}, {0xE6,0xC6,0}, {0xE7,0xC7,0}, {0xE8,0xC8,0}, {0xE9,0xC9,0}, {0xEA,0xCA,0}, {0xEB,0xCB,0},

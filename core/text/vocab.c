@@ -14,7 +14,8 @@ int vocab_add(vocab *v, const char *text, size_t len, double score, piece_kind k
 {
     err why = { 0 };
     if (len == 0 || len > VOCAB_MAX_PIECE_BYTES || memchr(text, 0, len))
-        return ERR(e, ERR_FORMAT, "%s: piece %zu has %zu bytes%s, expected 1 to %d without a zero byte; the file is damaged",
+        return ERR(e, ERR_FORMAT, "%s: piece %zu has %zu bytes%s, expected 1 to %d without a zero byte; the file is "
+                   "damaged",
                    where, v->n, len, len && memchr(text, 0, len) ? ", one of them zero" : "", VOCAB_MAX_PIECE_BYTES);
     if (utf8_check(text, len, "it", &why))
         return ERR(e, ERR_FORMAT, "%s: piece %zu is damaged: %s", where, v->n, why.text);
@@ -186,7 +187,8 @@ static int fill(const vocab *v, vocab_rules rules, const char *text, size_t n, n
     return 0;
 }
 
-int vocab_segment(const vocab *v, vocab_rules rules, const char *text, size_t n, vocab_cut **cuts, size_t *n_cuts, err *e)
+int vocab_segment(const vocab *v, vocab_rules rules, const char *text, size_t n, vocab_cut **cuts, size_t *n_cuts,
+                  err *e)
 {
     int rc = 0;
     *cuts = NULL;

@@ -47,9 +47,10 @@ typedef struct vocab_cut {
     size_t begin, end;      /* bytes of the text */
 } vocab_cut;
 
-/* The segmentation with the highest total score, left to right, into *cuts (malloc'ed, [*n]). An unknown character scores
- * min_score - 10; of equal scores the one found first stays. `text` is UTF-8. ERR_MEMORY; ERR_FORMAT when a character is
- * unknown and the vocabulary has no unknown piece. */
-int vocab_segment(const vocab *v, vocab_rules rules, const char *text, size_t n, vocab_cut **cuts, size_t *n_cuts, err *e);
+/* The segmentation with the highest total score, left to right, into *cuts (malloc'ed, [*n]). An unknown character
+ * scores min_score - 10; of equal scores the one found first stays. `text` is UTF-8. ERR_MEMORY; ERR_FORMAT when a
+ * character is unknown and the vocabulary has no unknown piece. */
+int vocab_segment(const vocab *v, vocab_rules rules, const char *text, size_t n, vocab_cut **cuts, size_t *n_cuts,
+                  err *e);
 
 #endif

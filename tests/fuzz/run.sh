@@ -1,13 +1,14 @@
 #!/bin/sh
 # Runs every fuzz target for SECONDS_EACH seconds, two at a time; prints "N passed, N failed".
 set -u
-BUILD=${BUILD:-build/asan}
+BUILD=${BUILD:-build/fuzz}
 each=${SECONDS_EACH:-60}
 dir=$(mktemp -d)
+mkdir -p "$BUILD/crashes"
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:max_allocation_size_mb=2048
 run() {
     t=$(basename "$1")
-    timeout $((each + 60)) "$1" -seconds "$each" -seed 1 "tests/fuzz/corpus/${t#fuzz_}" >"$dir/$t.log" 2>&1
+    timeout $((each + 60)) "$1" -seconds "$each" -seed 1 -crash_dir "$BUILD/crashes" "tests/fuzz/corpus/${t#fuzz_}" >"$dir/$t.log" 2>&1
     echo $? >"$dir/$t.rc"
 }
 n=0

@@ -1,0 +1,368 @@
+#include "experiments/capture.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/build_id.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+struct capture {
+    trace_writer *t;
+    const run_params *run;
+    schedule s;
+    int *expert;
+    float *host;                       /* one tensor of the latents' size */
+    bool latents, velocity, attention;
+    int n_heads;                       /* of the model */
+    int32_t *heads;                    /* chosen, or the single -1 */
+    int n_chosen_heads;
+    int n_words;
+    int *word_begin, *columns;
+    float *maps;                       /* all heads (or the mean) x words x tokens */
+    int64_t n_tokens;
+    char *path;
+};
+
+bool capture_wanted(const config *cfg)
+{
+    return cfg->latents.enabled || cfg->latents.velocity || cfg->attention.enabled;
+}
+
+/* ---- choices ---- */
+
+typedef struct choice {
+    int32_t *items;
+    int n;
+} choice;
+
+/* The chosen of 0..count-1, of these every n-th. */
+static int choose(choice *out, const int_ranges *from, int64_t every, int count, const char *key, const char *things, err *e)
+{
+    int64_t last = int_ranges_last(from), seen = 0;
+    *out = (choice){ 0 };
+    if (last >= count)
+        return ERR(e, ERR_CONFIG, "capture.attention.%s names %" PRId64 ", but there are %d %s, numbered from 0", key, last, count, things);
+    out->items = malloc((size_t)(count > 0 ? count : 1) * sizeof *out->items);
+    if (!out->items)
+        return ERR(e, ERR_MEMORY, "out of memory for the choice of %s", things);
+    for (int i = 0; i < count; i++)
+        if (int_ranges_contains(from, i) && seen++ % every == 0)
+            out->items[out->n++] = i;
+    if (!out->n) {
+        free(out->items);
+        *out = (choice){ 0 };
+        return ERR(e, ERR_CONFIG, "capture.attention.%s chooses none of the %d %s: give numbers such as \"0-3,7\", \"all\", or switch "
+                   "capture.attention.enabled off", key, count, things);
+    }
+    return 0;
+}
+
+static int choose_heads(choice *out, const config *cfg, int heads, err *e)
+{
+    if (!cfg->attention.heads.mean)
+        return choose(out, &cfg->attention.heads, 1, heads, "heads", "heads", e);
+    *out = (choice){ malloc(sizeof(int32_t)), 1 };
+    if (!out->items)
+        return ERR(e, ERR_MEMORY, "out of memory for the choice of heads");
+    out->items[0] = -1;
+    return 0;
+}
+
+/* The parts of a trace's spec that follow from settings and sizes alone; the caller frees what `own` lists. */
+typedef struct owned {
+    choice steps, layers, heads;
+    int32_t *rows, *velocity;
+} owned;
+
+static void owned_release(owned *o)
+{
+    free(o->steps.items);
+    free(o->layers.items);
+    free(o->heads.items);
+    free(o->rows);
+    free(o->velocity);
+    *o = (owned){ 0 };
+}
+
+static int describe(trace_spec *t, owned *o, const config *cfg, int steps, const int64_t shape[4], int layers, int heads, bool attention, err *e)
+{
+    int rc = 0;
+    *t = (trace_spec){ .steps = steps, .latents = cfg->latents.enabled, .velocity = cfg->latents.velocity, .attention = attention,
+                       .channels = shape[0], .frames = shape[1], .height = shape[2], .width = shape[3],
+                       .latent_type = cfg->latents.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32 };
+    *o = (owned){ 0 };
+    t->gzip = (int)(cfg->latents.enabled || cfg->latents.velocity ? cfg->latents.compression : cfg->attention.compression);
+    o->rows = malloc(((size_t)steps + 1) * sizeof *o->rows);
+    o->velocity = malloc(((size_t)steps + 1) * sizeof *o->velocity);
+    if (!o->rows || !o->velocity) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
+        goto out;
+    }
+    t->latent_rows = o->rows;
+    t->n_latent_rows = trace_rows_every(o->rows, steps, (int)cfg->latents.every);
+    t->velocity_steps = o->velocity;
+    t->n_velocity_steps = trace_steps_every(o->velocity, steps, (int)cfg->latents.every);
+    if (cfg->attention.enabled) {      /* impossible choices are said even when a prompt has no word */
+        TRY(choose(&o->steps, &cfg->attention.steps, cfg->attention.every, steps, "steps", "steps", e));
+        TRY(choose(&o->layers, &cfg->attention.layers, 1, layers, "layers", "transformer blocks", e));
+        TRY(choose_heads(&o->heads, cfg, heads, e));
+        t->axes = (trace_axes){ .steps = o->steps.items, .n_steps = o->steps.n, .layers = o->layers.items, .n_layers = o->layers.n,
+                                .heads = o->heads.items, .n_heads = o->heads.n, .frames = shape[1], .height = shape[2] / 2,
+                                .width = shape[3] / 2, .type = cfg->attention.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32 };
+    }
+out:
+    if (rc)
+        owned_release(o);
+    return rc;
+}
+
+int capture_bytes(const config *cfg, int steps, const int64_t shape[4], int layers, int heads, int n_words, int64_t *bytes, err *e)
+{
+    trace_spec t;
+    owned o;
+    bool attention = cfg->attention.enabled && n_words > 0;
+    *bytes = 0;
+    int rc = describe(&t, &o, cfg, steps, shape, layers, heads, attention, e);
+    if (rc)
+        return rc;
+    t.axes.n_words = n_words;
+    if (capture_wanted(cfg))
+        *bytes = trace_raw_bytes(&t);
+    owned_release(&o);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int prepare_attention(capture *c, trace_spec *t, owned *o, const capture_spec *s, trace_word *words, err *e)
+{
+    int total = 0;
+    for (int i = 0; i < s->words->n; i++) {
+        words[i] = (trace_word){ s->words->items[i].text, s->words->items[i].tokens, s->words->items[i].n_tokens };
+        total += words[i].n_tokens;
+    }
+    t->axes.words = words;
+    t->axes.n_words = c->n_words = s->words->n;
+    c->n_heads = s->info->dit->num_heads;
+    c->heads = o->heads.items;
+    c->n_chosen_heads = o->heads.n;
+    o->heads.items = NULL;
+    t->axes.heads = c->heads;
+    size_t rows = (size_t)(c->heads[0] < 0 ? 1 : c->n_heads) * (size_t)c->n_words;
+    c->word_begin = malloc(((size_t)c->n_words + 1) * sizeof *c->word_begin);
+    c->columns = malloc((size_t)(total > 0 ? total : 1) * sizeof *c->columns);
+    c->maps = malloc(rows * (size_t)c->n_tokens * sizeof *c->maps);
+    if (!c->word_begin || !c->columns || !c->maps)
+        return ERR(e, ERR_MEMORY, "out of memory for attention maps of %d words", c->n_words);
+    int at = 0;
+    for (int i = 0; i < c->n_words; i++) {
+        c->word_begin[i] = at;
+        for (int k = 0; k < words[i].n_tokens; k++)
+            c->columns[at++] = words[i].tokens[k];
+    }
+    c->word_begin[c->n_words] = at;
+    return 0;
+}
+
+/* What a person calls the device, without the number of threads, which changes nothing. */
+static char *device_text(const char *device)
+{
+    const char *threads = strstr(device, " (");
+    return threads ? str_dupn(device, (size_t)(threads - device)) : str_dup(device);
+}
+
+int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
+{
+    int rc = 0;
+    int64_t shape[4];
+    trace_spec t;
+    owned o = { 0 };
+    trace_word *words = NULL;
+    const char **pieces = NULL;
+    char *device = NULL;
+    const config *cfg = s->cfg;
+    int steps = s->run->steps;
+    *out = NULL;
+    capture *c = calloc(1, sizeof *c);
+    if (!c || !(c->path = str_dup(path))) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
+        goto out;
+    }
+    c->run = s->run;
+    c->latents = cfg->latents.enabled;
+    c->velocity = cfg->latents.velocity;
+    c->attention = cfg->attention.enabled && s->words->n > 0;
+    TRY(engine_latent_shape(s->g, s->run, shape, e));
+    c->n_tokens = shape[1] * (shape[2] / 2) * (shape[3] / 2);
+    c->host = malloc((size_t)(shape[0] * shape[1] * shape[2] * shape[3]) * sizeof *c->host);
+    c->expert = calloc((size_t)steps, sizeof *c->expert);
+    words = calloc((size_t)s->words->n + 1, sizeof *words);
+    device = device_text(s->info->device);
+    if (!c->host || !c->expert || !words || !device) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
+        goto out;
+    }
+    TRY(engine_schedule(s->g, s->run, &c->s, c->expert, e));
+    TRY(describe(&t, &o, cfg, steps, shape, s->info->dit->num_layers, s->info->dit->num_heads, c->attention, e));
+    if (c->attention)
+        TRY(prepare_attention(c, &t, &o, s, words, e));
+    if (c->attention && s->prompt) {
+        int n = prompt_n_tokens(s->prompt);
+        pieces = calloc((size_t)n + 1, sizeof *pieces);
+        if (!pieces) {
+            rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
+            goto out;
+        }
+        for (int i = 0; i < n; i++)
+            pieces[i] = prompt_piece(s->prompt, i);
+        t.axes.token_pieces = pieces;
+        t.axes.n_token_pieces = n;
+    }
+    trace_attribute more[4];
+    t.more = more;
+    more[t.n_more++] = (trace_attribute){ "precision", s->info->precision };
+    more[t.n_more++] = (trace_attribute){ "noise", config_enum_name("sampling.noise", cfg->sampling.noise) };
+    if (s->words->n_dropped)
+        more[t.n_more++] = (trace_attribute){ "words_not_found", str_text(&s->words->dropped) };
+    t.prompt = s->marked_prompt;
+    t.clean_prompt = s->clean_prompt;
+    t.negative_prompt = s->negative_prompt;
+    t.seed = (int64_t)s->run->seed;
+    t.solver = solver_name(s->run->solver);
+    t.shift = s->run->shift;
+    t.guidance = cfg->sampling.guidance_scale;
+    t.family = s->info->family;
+    t.checkpoints = s->checkpoints;
+    t.build = wanscope_build;
+    t.device = device;
+    t.config = s->run_config;
+    t.context_len = s->info->dit->text_len;
+    t.pixel_width = s->run->width;
+    t.pixel_height = s->run->height;
+    t.pixel_frames = s->run->frames;
+    t.fps = cfg->video.fps;
+    TRY(trace_create(&c->t, path, &t, e));
+    *out = c;
+    c = NULL;
+out:
+    capture_abort(c);
+    owned_release(&o);
+    free(words);
+    free(pieces);
+    free(device);
+    return rc;
+}
+
+/* ---- observing ---- */
+
+static bool wants(const hook_point *p, void *user)
+{
+    const capture *c = user;
+    switch (p->kind) {
+    case HOOK_LATENTS:
+        return true;
+    case HOOK_VELOCITY:
+        return c->velocity && trace_velocity_row(c->t, p->step) >= 0;
+    case HOOK_CROSS_ATTN:
+        return c->attention && p->cond && trace_step_slot(c->t, p->step) >= 0 && trace_layer_slot(c->t, p->layer) >= 0;
+    default:
+        return false;
+    }
+}
+
+static int show_latents(capture *c, const hook_point *p, const hook_data *d, err *e)
+{
+    int rc = 0;
+    int row = c->latents ? trace_latent_row(c->t, p->step) : -1;
+    if (p->step > 0) {
+        int k = p->step - 1;
+        rc = trace_put_step(c->t, k, c->s.sigmas[k], c->s.sigmas[k + 1], c->s.timesteps[k],
+                            c->run->guidance[c->run->n_guidance == 1 ? 0 : k], c->expert[k], e);
+    }
+    if (!rc && row >= 0 && !(rc = op_download_f32(c->host, d->value, e)))
+        rc = trace_put_latents(c->t, row, c->host, e);
+    return rc;
+}
+
+static int show_attention(capture *c, const hook_point *p, const hook_data *d, err *e)
+{
+    int rc = 0;
+    const attn_args *a = d->attn;
+    tensor probs = { 0 };
+    bool mean = c->heads[0] < 0;
+    int64_t map = (int64_t)c->n_words * c->n_tokens;
+    if (a->n_heads != c->n_heads || a->q->shape[0] != c->n_tokens)
+        return ERR(e, ERR_INTERNAL, "block %d shows %d heads and %" PRId64 " tokens, expected %d and %" PRId64, p->layer, a->n_heads,
+                   a->q->shape[0], c->n_heads, c->n_tokens);
+    TRY(TENSOR_NEW(&probs, a->q->be, DT_F32, e, mean ? 1 : c->n_heads, c->n_words, c->n_tokens));
+    attn_probs_args args = { .out = &probs, .q = a->q, .k = a->k, .n_heads = a->n_heads, .scale = a->scale, .plan = a->plan,
+                             .n_words = c->n_words, .word_begin = c->word_begin, .columns = c->columns };
+    TRY(op_attn_probs(&args, e));
+    TRY(op_download_f32(c->maps, &probs, e));
+    if (!mean)      /* the chosen heads move to the front; they rise, so nothing is overwritten before it is read */
+        for (int i = 0; i < c->n_chosen_heads; i++)
+            if (c->heads[i] != i)
+                memmove(c->maps + i * map, c->maps + c->heads[i] * map, (size_t)map * sizeof *c->maps);
+    TRY(trace_put_attention(c->t, trace_step_slot(c->t, p->step), trace_layer_slot(c->t, p->layer), c->maps, e));
+out:
+    tensor_free(&probs);
+    return rc;
+}
+
+static int show(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    capture *c = user;
+    int rc = 0;
+    switch (p->kind) {
+    case HOOK_LATENTS:
+        rc = show_latents(c, p, d, e);
+        break;
+    case HOOK_VELOCITY:
+        rc = op_download_f32(c->host, d->value, e);
+        if (!rc)
+            rc = trace_put_velocity(c->t, trace_velocity_row(c->t, p->step), c->host, e);
+        break;
+    case HOOK_CROSS_ATTN:
+        rc = show_attention(c, p, d, e);
+        break;
+    default:
+        break;
+    }
+    return rc;
+}
+
+int capture_observe(capture *c, hooks *h, err *e)
+{
+    return hooks_observe(h, (hook_observer){ wants, show, c }, e);
+}
+
+static void release(capture *c)
+{
+    schedule_release(&c->s);
+    free(c->expert);
+    free(c->host);
+    free(c->heads);
+    free(c->word_begin);
+    free(c->columns);
+    free(c->maps);
+    free(c->path);
+    free(c);
+}
+
+int capture_commit(capture *c, err *e)
+{
+    int rc = trace_commit(c->t, e);
+    c->t = NULL;
+    release(c);
+    return rc;
+}
+
+void capture_abort(capture *c)
+{
+    if (!c)
+        return;
+    trace_abort(c->t);
+    release(c);
+}

@@ -1,0 +1,42 @@
+/* capture: observers that write a run's trace.h5 while it goes.
+ *
+ * Only observers are registered, so a run with capture is the run without it. What is stored follows the configuration
+ * (capture.latents, capture.attention); attention maps are those of the conditional branch, one a word, summed over its
+ * tokens, softmax over all text positions. A failure to write fails the run. */
+#ifndef WANSCOPE_CAPTURE_H
+#define WANSCOPE_CAPTURE_H
+
+#include "experiments/prompts.h"
+#include "experiments/settings.h"
+#include "experiments/trace.h"
+
+typedef struct capture_spec {
+    const config *cfg;
+    const engine_info *info;
+    const engine *g;
+    const run_params *run;         /* sizes, schedule, guidance (one value a step) */
+    const prompt *prompt;          /* whose pieces are listed; may be NULL */
+    const prompt_words *words;
+    const char *marked_prompt, *clean_prompt, *negative_prompt;
+    const char *run_config;        /* text of batch_run_config() */
+    const char *checkpoints;       /* JSON of their digests */
+} capture_spec;
+
+typedef struct capture capture;
+
+/* Does the configuration ask for a trace at all? */
+bool capture_wanted(const config *cfg);
+
+/* Creates `path`.part. Everything in the spec is borrowed during the call but `run`, which must live until the end. Without
+ * a word to look at, the trace has no /attention. ERR_CONFIG when a chosen layer or head does not exist. */
+int capture_open(capture **out, const char *path, const capture_spec *s, err *e);
+int capture_observe(capture *c, hooks *h, err *e);
+/* Frees c whatever happens; after a failure no file is left. */
+int capture_commit(capture *c, err *e);
+void capture_abort(capture *c);    /* NULL is harmless */
+
+/* Bytes of the arrays of one run's trace before compression, for n_words words (forecast). `layers` and `heads` are the
+ * model's. */
+int capture_bytes(const config *cfg, int steps, const int64_t shape[4], int layers, int heads, int n_words, int64_t *bytes, err *e);
+
+#endif

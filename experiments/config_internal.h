@@ -1,0 +1,86 @@
+/* The table of settings and the typed values, shared by the config_*.c files. */
+#ifndef WANSCOPE_CONFIG_INTERNAL_H
+#define WANSCOPE_CONFIG_INTERNAL_H
+
+#include <stddef.h>
+
+#include "experiments/config.h"
+#include "experiments/yaml_reader.h"
+
+typedef enum {
+    SETTING_INT,          /* int64_t */
+    SETTING_DOUBLE,       /* double */
+    SETTING_BOOL,         /* bool */
+    SETTING_ENUM,         /* int, an index of names */
+    SETTING_TEXT,         /* char * */
+    SETTING_PATH,         /* char *, looked for beside the config file too */
+    SETTING_DEVICE,       /* char * */
+    SETTING_BYTES,        /* int64_t, "8GiB" */
+    SETTING_RANGES,       /* int_ranges */
+    SETTING_HEADS,        /* int_ranges that may be "mean" */
+    SETTING_WORDS,        /* string_list */
+    SETTING_GUIDANCE,     /* guidance_schedule */
+    SETTING_PROMPTS,      /* prompt_schedule */
+    SETTING_SHAPE,        /* nothing stored: a list of mappings whose keys are checked against names */
+} setting_type;
+
+enum {
+    MAY_BE_AUTO = 1,      /* "auto" <-> CONFIG_AUTO */
+    ONLY_READ = 2,        /* turned into another setting; not in the resolved config */
+};
+
+typedef struct setting {
+    const char *key;      /* "section.name" */
+    setting_type type;
+    size_t offset;        /* in struct config */
+    double min, max;      /* SETTING_INT, SETTING_DOUBLE, SETTING_BYTES */
+    int multiple, rest;   /* SETTING_INT: value % multiple == rest; 0: any */
+    const char *const *names;   /* NULL-terminated */
+    int flags;
+    const char *fallback; /* the default, as --set would have it */
+    const char *help;
+} setting;
+
+extern const setting SETTINGS[];
+extern const int N_SETTINGS;
+
+/* What an old key (of the Python harness) turns into. */
+typedef enum {
+    OLD_SAME,             /* the same value under another name */
+    OLD_DEAD,             /* without effect upstream or here; `note` says why */
+    OLD_COMPRESS,         /* yes: the default level; no: 0 */
+    OLD_PER_HEAD,         /* yes: all heads; no: their mean */
+    OLD_WEIGHTED,         /* no: weighting none */
+    OLD_SCHEDULE,         /* no: the schedule is not applied */
+    OLD_OFFLOAD,          /* yes: everything */
+} old_kind;
+
+typedef struct old_key {
+    const char *old, *key;
+    old_kind kind;
+    const char *note;
+} old_key;
+
+extern const old_key OLD_KEYS[];
+extern const int N_OLD_KEYS;
+
+const setting *setting_find(const char *key);        /* NULL when there is none */
+const old_key *old_key_find(const char *key);
+bool is_section(const char *prefix);                 /* some setting or old key lies below it */
+
+/* Puts a value into its field. `value` must fit the type; on failure the sentence has neither file nor line in it:
+ * "video.width is 100, expected ...". */
+int setting_put(config *c, const setting *s, const yml_node *value, err *e);
+/* The same from the text of --set or a default: YAML for lists and maps, plain text else. */
+int setting_put_text(config *c, const setting *s, const char *text, err *e);
+void setting_print(const config *c, const setting *s, str *out);    /* as a YAML value */
+void setting_release(config *c, const setting *s);
+void setting_type_text(const setting *s, str *out);                 /* "whole number, 16 to 8192, multiple of 16" */
+
+void *setting_field(config *c, const setting *s);
+void print_double(str *out, double v);               /* fewest digits that read back equal */
+
+/* "did you mean" for a key that does not exist, or NULL. */
+const char *nearest_key(const char *key);
+
+#endif

@@ -1,0 +1,486 @@
+#include "experiments/run_one.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/fs.h"
+#include "core/base/json.h"
+#include "core/base/log.h"
+#include "core/base/media.h"
+#include "core/precision.h"
+#include "experiments/batch.h"
+#include "experiments/build_id.h"
+#include "experiments/capture.h"
+#include "experiments/interrupt.h"
+#include "experiments/preview.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+#define PLAIN_SECONDS 10      /* between two lines of progress that go to a file */
+
+struct runner {
+    config *cfg;
+    engine *g;
+    engine_info info;
+    bool digests;
+    prompts *texts;
+    run_params params;
+    double *guidance;                  /* one a step */
+    bool uses_negative;
+    struct {
+        char label[160];
+        uint64_t run, n_runs;
+        double step_seconds, decode_seconds;     /* moving averages */
+        double step_began;
+        double told_at;                          /* the last plain line */
+    } progress;
+};
+
+static double now_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- opening ---- */
+
+/* bf16 and fp8 are arithmetic of a GPU; a build that does not know them, and the CPU, compute in f32. */
+static const char *usable_precision(const config *cfg)
+{
+    const char *name = config_enum_name("model.precision", cfg->model.precision);
+    const precision *known;
+    return strcmp(cfg->model.device, "cpu") == 0 || precision_find(&known, name, NULL) ? "exact" : name;
+}
+
+static int check_family(const config *cfg, const engine_info *info, err *e)
+{
+    const char *wanted = config_enum_name("model.family", cfg->model.family);
+    if (cfg->model.family != FAMILY_AUTO && strcmp(wanted, info->family))
+        return ERR(e, ERR_CONFIG, "model.family is %s, but the files are those of %s; set it to auto or choose another checkpoint", wanted, info->family);
+    return 0;
+}
+
+static int fill_params(runner *r, err *e)
+{
+    const config *c = r->cfg;
+    int rc = 0, steps = (int)c->sampling.steps;
+    schedule s = { 0 };
+    int *expert = calloc((size_t)steps, sizeof *expert);
+    r->guidance = calloc((size_t)steps, sizeof *r->guidance);
+    if (!expert || !r->guidance) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for %d steps", steps);
+        goto out;
+    }
+    r->params = (run_params)RUN_PARAMS_INIT;
+    r->params.width = (int)c->video.width;
+    r->params.height = (int)c->video.height;
+    r->params.frames = (int)c->video.frames;
+    r->params.noise = c->sampling.noise == CONFIG_NOISE_TORCH_CUDA ? NOISE_TORCH_CUDA : NOISE_TORCH_CPU;
+    r->params.noise_sms = (int)c->sampling.noise_sms;
+    r->params.noise_threads_per_sm = (int)c->sampling.noise_threads_per_sm;
+    r->params.solver = (solver_kind)c->sampling.solver;
+    r->params.steps = steps;
+    r->params.shift = c->sampling.shift;
+    r->params.boundary = c->sampling.boundary;
+    r->params.guidance = r->guidance;
+    r->params.n_guidance = steps;
+    TRY(engine_schedule(r->g, &r->params, &s, expert, e));
+    for (int k = 0; k < steps; k++) {
+        double fallback = expert[k] ? c->sampling.guidance_scale_low : c->sampling.guidance_scale;
+        r->guidance[k] = guidance_schedule_at(&c->schedules.guidance, c->schedules.guidance_interpolation, k, fallback);
+        r->uses_negative |= r->guidance[k] != 1;
+    }
+    int64_t shape[4];
+    TRY(engine_latent_shape(r->g, &r->params, shape, e));
+    int64_t ignored;
+    TRY(capture_bytes(c, steps, shape, r->info.dit->num_layers, r->info.dit->num_heads, 1, &ignored, e));   /* choices exist? */
+out:
+    schedule_release(&s);
+    free(expert);
+    return rc;
+}
+
+int runner_open(runner **out, config *cfg, err *e)
+{
+    int rc = 0;
+    *out = NULL;
+    runner *r = calloc(1, sizeof *r);
+    if (!r)
+        return ERR(e, ERR_MEMORY, "out of memory");
+    r->cfg = cfg;
+    r->progress.told_at = now_seconds();
+    if (cfg->sampling.latent_dtype != LATENT_F32) {
+        rc = ERR(e, ERR_CONFIG, "sampling.latent_dtype bf16 is not available in this version: set it to f32");
+        goto out;
+    }
+    if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
+        log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
+    engine_options o = ENGINE_OPTIONS_INIT;
+    o.model = cfg->model.path;
+    o.dit = cfg->model.dit;
+    o.dit_low = cfg->model.dit_low;
+    o.t5 = cfg->model.t5;
+    o.vae = cfg->model.vae;
+    o.tokenizer = cfg->model.tokenizer;
+    o.device = cfg->model.device;
+    o.precision = usable_precision(cfg);
+    o.threads = (int)cfg->model.threads;
+    o.text_len = (int)cfg->model.text_len;
+    o.ftfy = cfg->model.clean_ftfy;
+    TRY(engine_open(&r->g, &o, e));
+    TRY(engine_get_info(r->g, false, &r->info, e));
+    TRY(check_family(cfg, &r->info, e));
+    TRY(config_resolve(cfg, r->info.family, e));
+    TRY(prompts_new(&r->texts, r->g, cfg, e));
+    TRY(fill_params(r, e));
+    *out = r;
+    return 0;
+out:
+    runner_close(r);
+    return rc;
+}
+
+void runner_close(runner *r)
+{
+    if (!r)
+        return;
+    prompts_free(r->texts);
+    engine_close(r->g);
+    free(r->guidance);
+    free(r);
+}
+
+int runner_digests(runner *r, err *e)
+{
+    int rc = r->digests ? 0 : engine_get_info(r->g, true, &r->info, e);
+    r->digests |= !rc;
+    return rc;
+}
+
+engine *runner_engine(runner *r) { return r->g; }
+const engine_info *runner_info(const runner *r) { return &r->info; }
+prompts *runner_prompts(runner *r) { return r->texts; }
+const run_params *runner_params(const runner *r) { return &r->params; }
+
+/* ---- progress ---- */
+
+void runner_progress(runner *r, const char *label, uint64_t run, uint64_t n_runs)
+{
+    snprintf(r->progress.label, sizeof r->progress.label, "%s", label);
+    r->progress.run = run;
+    r->progress.n_runs = n_runs;
+}
+
+double runner_seconds_per_step(const runner *r)
+{
+    return r->progress.step_seconds;
+}
+
+static void tell(runner *r, int done, const char *phase)
+{
+    char what[256];
+    double each = r->progress.step_seconds, decode = r->progress.decode_seconds;
+    int steps = r->params.steps;
+    uint64_t later = r->progress.n_runs > r->progress.run ? r->progress.n_runs - r->progress.run : 0;
+    double left = each > 0 ? each * (steps - done) + decode + (double)later * (each * steps + decode) : -1;
+    if (!isatty(STDERR_FILENO)) {      /* in a file: a line now and then, not one for everything that moves */
+        double now = now_seconds();
+        if (now - r->progress.told_at < PLAIN_SECONDS)
+            return;
+        r->progress.told_at = now;
+    }
+    if (each <= 0)
+        snprintf(what, sizeof what, "%s, %s", r->progress.label, phase);
+    else if (each < 1)
+        snprintf(what, sizeof what, "%s, %.1f steps/s, %s", r->progress.label, 1 / each, phase);
+    else
+        snprintf(what, sizeof what, "%s, %.1f s/step, %s", r->progress.label, each, phase);
+    log_progress(what, done, steps, left);
+}
+
+static void average(double *mean, double fresh)
+{
+    *mean = *mean > 0 ? 0.8 * *mean + 0.2 * fresh : fresh;
+}
+
+static bool watch_wants(const hook_point *p, void *user)
+{
+    (void)user;
+    return p->kind == HOOK_LATENTS || interrupt_pending();
+}
+
+static int watch(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    runner *r = user;
+    (void)d;
+    if (p->kind == HOOK_LATENTS) {
+        double now = now_seconds();
+        if (p->step > 0)
+            average(&r->progress.step_seconds, now - r->progress.step_began);
+        r->progress.step_began = now;
+        tell(r, p->step, "step");
+    }
+    return interrupt_check(e);
+}
+
+/* ---- what goes into the files ---- */
+
+int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out, err *e)
+{
+    const config *c = r->cfg;
+    json_writer w;
+    str checkpoints = STR_INIT;
+    int rc = runner_digests(r, e);
+    if (rc)
+        return rc;
+    jw_init(&w, out, 0);
+    jw_object(&w);
+    jw_kstring(&w, "program", "wanscope");
+    jw_kstring(&w, "version", wanscope_version);
+    jw_kstring(&w, "build", wanscope_build);
+    jw_kstring(&w, "family", r->info.family);
+    jw_kstring(&w, "precision", r->info.precision);
+    batch_checkpoints_json(&checkpoints, &r->info);
+    jw_key(&w, "checkpoints");
+    jw_raw(&w, str_text(&checkpoints));
+    str_release(&checkpoints);
+    jw_kstring(&w, "prompt", v->clean);
+    jw_kstring(&w, "marked_prompt", v->marked);
+    jw_kstring(&w, "weighting", config_enum_name("prompt.weighting", c->prompt.weighting));
+    jw_kstring(&w, "negative_prompt", config_negative_prompt(c));
+    if (c->schedules.prompt.n > 0) {
+        jw_key(&w, "prompt_schedule");
+        jw_object(&w);
+        for (int i = 0; i < c->schedules.prompt.n; i++) {
+            char step[24];
+            snprintf(step, sizeof step, "%" PRId64, c->schedules.prompt.steps[i]);
+            jw_kstring(&w, step, c->schedules.prompt.texts[i]);
+        }
+        jw_end_object(&w);
+        jw_kstring(&w, "prompt_interpolation", config_enum_name("schedules.prompt_interpolation", c->schedules.prompt_interpolation));
+    }
+    jw_kint(&w, "seed", seed);
+    jw_kstring(&w, "noise", config_enum_name("sampling.noise", c->sampling.noise));
+    if (c->sampling.noise == CONFIG_NOISE_TORCH_CUDA) {
+        jw_kint(&w, "noise_sms", c->sampling.noise_sms);
+        jw_kint(&w, "noise_threads_per_sm", c->sampling.noise_threads_per_sm);
+    }
+    jw_kint(&w, "width", c->video.width);
+    jw_kint(&w, "height", c->video.height);
+    jw_kint(&w, "frames", c->video.frames);
+    jw_kdouble(&w, "fps", c->video.fps);
+    jw_kstring(&w, "solver", solver_name(r->params.solver));
+    jw_kint(&w, "steps", c->sampling.steps);
+    jw_kdouble(&w, "shift", c->sampling.shift);
+    jw_kdouble(&w, "guidance_scale", c->sampling.guidance_scale);
+    if (r->info.two_experts) {
+        jw_kdouble(&w, "guidance_scale_low", c->sampling.guidance_scale_low);
+        jw_kdouble(&w, "boundary", c->sampling.boundary);
+    }
+    if (c->schedules.guidance.n > 0) {
+        jw_key(&w, "guidance");
+        jw_array(&w);
+        for (int k = 0; k < r->params.steps; k++)
+            jw_double(&w, r->guidance[k]);
+        jw_end_array(&w);
+    }
+    jw_end_object(&w);
+    return out->failed ? ERR(e, ERR_MEMORY, "out of memory for the parameters of a run") : 0;
+}
+
+/* ---- decoding ---- */
+
+typedef struct sink {
+    runner *r;
+    video_writer *video;
+    preview *sheet;
+    const char *images;
+    media_tag tag;
+    bool tagged;
+} sink;
+
+static int take_frame(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
+{
+    sink *s = user;
+    int rc = interrupt_check(e);
+    if (!rc && s->video)
+        rc = video_writer_frame(s->video, rgb, e);
+    if (!rc && s->sheet)
+        preview_frame(s->sheet, index, width, height, rgb);
+    if (!rc && s->images) {
+        char *path = str_format("%s/frame_%03" PRId64 ".png", s->images, index);
+        rc = path ? media_png_write(path, width, height, rgb, s->tagged ? &s->tag : NULL, s->tagged, e) : ERR(e, ERR_MEMORY, "out of memory");
+        free(path);
+    }
+    return rc;
+}
+
+static int decode(runner *r, const tensor *latents, const char *parameters, const run_files *f, err *e)
+{
+    int rc = 0;
+    const config *c = r->cfg;
+    preview sheet = { 0 };
+    double began = now_seconds();
+    media_tag comment = { "comment", parameters }, text = { "parameters", parameters };
+    sink s = { .r = r, .images = f->images, .tag = text, .tagged = !f->no_metadata };
+    tell(r, r->params.steps, "decoding");
+    if (f->video) {
+        video_spec spec = VIDEO_SPEC_INIT;
+        spec.width = r->params.width;
+        spec.height = r->params.height;
+        spec.crf = (int)c->video.crf;
+        spec.tags = &comment;
+        spec.n_tags = !f->no_metadata;
+        TRY(video_fps(&spec.fps_num, &spec.fps_den, c->video.fps, e));
+        TRY(video_writer_open(&s.video, f->video, &spec, e));
+    }
+    if (f->preview) {
+        TRY(preview_init(&sheet, r->params.width, r->params.height, r->params.frames, e));
+        s.sheet = &sheet;
+    }
+    TRY(engine_decode(r->g, latents, take_frame, &s, e));
+    if (s.video) {
+        video_writer *done = s.video;
+        s.video = NULL;
+        TRY(video_writer_close(done, e));
+    }
+    if (f->preview)
+        TRY(preview_write(&sheet, f->preview, &text, !f->no_metadata, e));
+    average(&r->progress.decode_seconds, now_seconds() - began);
+out:
+    video_writer_abort(s.video);
+    preview_release(&sheet);
+    return rc;
+}
+
+/* {"latent": [1, C, F, H, W]} as H1111 writes it, with the parameters as metadata. */
+static int write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e)
+{
+    int rc = 0;
+    str bytes = STR_INIT, header = STR_INIT;
+    int64_t n = tensor_count(latents);
+    float *host = malloc((size_t)n * sizeof *host);
+    json_writer w;
+    (void)r;
+    if (!host) {
+        rc = ERR(e, ERR_MEMORY, "%s: out of memory for the latents", path);
+        goto out;
+    }
+    TRY(op_download_f32(host, latents, e));
+    jw_init(&w, &header, 0);
+    jw_object(&w);
+    jw_key(&w, "__metadata__");
+    jw_object(&w);
+    jw_kstring(&w, "parameters", parameters);
+    jw_end_object(&w);
+    jw_key(&w, "latent");
+    jw_object(&w);
+    jw_kstring(&w, "dtype", "F32");
+    jw_key(&w, "shape");
+    jw_array(&w);
+    jw_int(&w, 1);
+    for (int i = 0; i < 4; i++)
+        jw_int(&w, latents->shape[i]);
+    jw_end_array(&w);
+    jw_key(&w, "data_offsets");
+    jw_array(&w);
+    jw_int(&w, 0);
+    jw_int(&w, n * 4);
+    jw_end_array(&w);
+    jw_end_object(&w);
+    jw_end_object(&w);
+    while (header.len % 8 && !header.failed)
+        str_addc(&header, ' ');
+    for (int i = 0; i < 8; i++)
+        str_addc(&bytes, (char)(header.len >> (8 * i) & 0xff));
+    str_addn(&bytes, header.data, header.len);
+    for (int64_t i = 0; i < n; i++) {      /* little-endian, whatever this machine is */
+        uint32_t u;
+        memcpy(&u, &host[i], 4);
+        char le[4] = { (char)(u & 0xff), (char)(u >> 8 & 0xff), (char)(u >> 16 & 0xff), (char)(u >> 24) };
+        str_addn(&bytes, le, 4);
+    }
+    if (bytes.failed || header.failed)
+        rc = ERR(e, ERR_MEMORY, "%s: out of memory for the latents", path);
+    else
+        rc = fs_write_atomic(path, bytes.data, bytes.len, e);
+out:
+    str_release(&bytes);
+    str_release(&header);
+    free(host);
+    return rc;
+}
+
+/* ---- a run ---- */
+
+static int open_trace(runner *r, const variation *v, const step_prompts *texts, const run_params *p, const char *path, capture **out, err *e)
+{
+    int rc = 0;
+    prompt_words words = { 0 };
+    str text = STR_INIT, checkpoints = STR_INIT;
+    TRY(runner_digests(r, e));
+    if (r->cfg->attention.enabled)
+        TRY(prompts_words(r->texts, v, &words, e));
+    if (r->cfg->attention.enabled && !words.n)
+        log_msg(LOG_WARN, "\"%.80s\" has no word to capture attention of: mark one as (word), or list it in capture.attention.words", v->clean);
+    TRY(batch_run_config(&text, r->cfg, v->marked, (int64_t)p->seed, e));
+    batch_checkpoints_json(&checkpoints, &r->info);
+    capture_spec s = { .cfg = r->cfg, .info = &r->info, .g = r->g, .run = p, .prompt = texts->cond[0], .words = &words,
+                       .marked_prompt = v->marked, .clean_prompt = v->clean, .negative_prompt = config_negative_prompt(r->cfg),
+                       .run_config = str_text(&text), .checkpoints = str_text(&checkpoints) };
+    TRY(capture_open(out, path, &s, e));
+out:
+    prompt_words_release(&words);
+    str_release(&text);
+    str_release(&checkpoints);
+    return rc;
+}
+
+int runner_run(runner *r, const variation *v, int64_t seed, const run_files *files, err *e)
+{
+    int rc = 0;
+    tensor latents = { 0 };
+    step_prompts texts = { 0 };
+    capture *trace = NULL;
+    str parameters = STR_INIT;
+    hooks h = { 0 };
+    run_params p = r->params;
+    if (!r->progress.label[0])
+        runner_progress(r, "run", 1, 1);
+    TRY(interrupt_check(e));
+    TRY(prompts_of_run(r->texts, v, p.steps, &texts, e));
+    TRY(interrupt_check(e));
+    if (r->uses_negative)
+        TRY(prompts_negative(r->texts, &p.uncond, e));
+    p.cond = texts.cond;
+    p.n_cond = texts.n;
+    p.seed = (uint64_t)seed;
+    if (files->trace) {
+        TRY(open_trace(r, v, &texts, &p, files->trace, &trace, e));
+        TRY(capture_observe(trace, &h, e));
+    }
+    TRY(hooks_observe(&h, (hook_observer){ watch_wants, watch, r }, e));
+    TRY(engine_run(r->g, &p, &h, &latents, e));
+    if (trace) {
+        capture *done = trace;
+        trace = NULL;
+        TRY(capture_commit(done, e));
+    }
+    TRY(interrupt_check(e));
+    TRY(runner_parameters_json(r, v, seed, &parameters, e));
+    if (files->latent)
+        TRY(write_latent(r, &latents, str_text(&parameters), files->latent, e));
+    if (files->video || files->preview || files->images)
+        TRY(decode(r, &latents, str_text(&parameters), files, e));
+out:
+    capture_abort(trace);
+    step_prompts_release(&texts);
+    tensor_free(&latents);
+    str_release(&parameters);
+    return rc;
+}

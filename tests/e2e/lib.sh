@@ -1,0 +1,55 @@
+# Shared by the end-to-end tests: one line `ok NAME` or `not ok NAME: why` a test.
+# BIN: folder of the programs; TEST_TMP: where to write; run from the repository root.
+set -u
+REPO=$(pwd)
+BIN=$(cd "${BIN:-bin}" && pwd)
+W=$BIN/wanscope
+TMP=${TEST_TMP:-/tmp}/e2e-$$
+mkdir -p "$TMP"
+trap 'rm -rf "$TMP"' EXIT
+MODEL=$REPO/tests/golden/wan-tiny
+cd "$TMP" || exit 1
+
+ok() { echo "ok $1"; }
+bad() { echo "not ok $1: $2"; }
+skip() { echo "ok $1 # SKIP $2"; }
+
+# check NAME WHY COMMAND...: ok when the command succeeds
+check() {
+    local name=$1 why=$2
+    shift 2
+    if "$@" >"$TMP/check.log" 2>&1; then ok "$name"; else bad "$name" "$why $(tail -2 "$TMP/check.log" | tr '\n' ' ')"; fi
+}
+
+# says NAME STATUS TEXT COMMAND...: ok when it ends with STATUS and stderr has TEXT; a sanitizer's report never passes
+says() {
+    local name=$1 status=$2 text=$3 rc=0
+    shift 3
+    "$@" >"$TMP/says.out" 2>"$TMP/says.err" || rc=$?
+    if [ "$rc" -ne "$status" ]; then bad "$name" "status $rc, expected $status: $(tail -1 "$TMP/says.err")"
+    elif ! grep -qF -- "$text" "$TMP/says.err"; then bad "$name" "does not say '$text': $(tail -1 "$TMP/says.err")"
+    elif grep -q "Sanitizer\|runtime error" "$TMP/says.err"; then bad "$name" "$(grep -m1 "Sanitizer\|runtime error" "$TMP/says.err")"
+    else ok "$name"; fi
+}
+
+# config FILE [EXTRA YAML]: a sweep of 4 variations x 2 seeds on a tiny random model
+config() {
+    cat >"$1" <<YAML
+model: {path: $MODEL, device: cpu, seed: 7}
+video: {width: 48, height: 32, frames: 5, fps: 8}
+sampling: {steps: 3, solver: unipc, shift: 3, guidance_scale: 4}
+prompt:
+  template: "${2:-[a|b] (ca) [d|]}"
+  negative: "no"
+capture:
+  latents: {enabled: true}
+  attention: {enabled: true}
+batch: {videos_per_variation: 2, name: sweep}
+output: {use_timestamp: false}
+YAML
+}
+
+# digests DIR: name and sha256 of every file of the runs, sorted
+digests() { (cd "$1" && find runs -type f | sort | xargs sha256sum); }
+# the manifest without what the clock says, in a fixed order
+manifest() { sed -e 's/"seconds":[^,]*,//' -e 's/,"time":"[^"]*"//' "$1/manifest.jsonl" | sort; }

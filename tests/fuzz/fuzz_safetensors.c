@@ -1,0 +1,7 @@
+#include "tests/fuzz/fuzz_ckpt.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fuzz_ckpt(CKPT_SAFETENSORS, data, size);
+    return 0;
+}
