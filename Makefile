@@ -112,23 +112,29 @@ PACKAGES := gcc g++ make pkg-config git libopenblas-dev liblapacke-dev libhdf5-d
 setup:
 	@tests/setup.sh $(PACKAGES)
 
-# ---- compile ----
+# ---- compile (V=1 shows the commands) ----
+Q = $(if $(V),,@)
+say_ = $(if $(V),true,echo)
+say = @$(say_)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+	$(say) "  CC    $<"
+	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(dir $@)
-	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
+	$(say) "  CXX   $<"
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
 
 $(BUILD)/core/cuda/%.o: core/cuda/%.cu
 	@mkdir -p $(dir $@)
-	$(NVCC) -std=c++17 -O3 -g -lineinfo -I. $(CUDA_ARCH) -DHAVE_CUDA -MMD -MP -c $< -o $@
+	$(say) "  NVCC  $<"
+	$(Q)$(NVCC) -std=c++17 -O3 -g -lineinfo -I. $(CUDA_ARCH) -DHAVE_CUDA -MMD -MP -c $< -o $@
 
 # the build's name changes with every commit: only one small file knows it
 $(BUILD)/experiments/build_id.o: experiments/build_id.c $(BUILD)/build_id
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS_ALL) -DWANSCOPE_BUILD='"$(GIT_BUILD)"' -MMD -MP -c $< -o $@
+	$(Q)$(CC) $(CFLAGS_ALL) -DWANSCOPE_BUILD='"$(GIT_BUILD)"' -MMD -MP -c $< -o $@
 $(BUILD)/build_id: FORCE
 	@mkdir -p $(dir $@)
 	@echo '$(GIT_BUILD)' | cmp -s - $@ || echo '$(GIT_BUILD)' > $@
@@ -136,16 +142,16 @@ FORCE:
 
 $(BUILD)/libcore.a: $(CORE_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 $(BUILD)/libexperiments.a: $(EXP_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 $(BUILD)/libanalysis.a: $(ANA_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 # linked by the C++ compiler because of sentencepiece
-LINK = @mkdir -p $(dir $@); $(CXX) $(OPT) $(SAN) -pthread $(filter %.o %.a,$^) -o $@ $(LIBS) $(BLAS_LIBS) -lm $(LDFLAGS)
+LINK = @mkdir -p $(dir $@); $(say_) "  LINK  $@"; $(if $(V),set -x;) $(CXX) $(OPT) $(SAN) -pthread $(filter %.o %.a,$^) -o $@ $(LIBS) $(BLAS_LIBS) -lm $(LDFLAGS)
 
 $(BIN)/wanscope: $(BUILD)/experiments/main.o $(BUILD)/libexperiments.a $(BUILD)/libcore.a
 	$(LINK)
