@@ -101,7 +101,8 @@ void media_rgb_to_yuv(uint8_t *y, int y_stride, uint8_t *u, int u_stride, uint8_
     }
     /* Left-sited chroma sits on the even column, half-way between two rows: weights 1 2 1 across, 1 1 down. */
     for (int row = 0; row + 1 < height; row += 2) {
-        const uint8_t *lines[2] = { rgb + (size_t)row * (size_t)width * 3, rgb + ((size_t)row + 1) * (size_t)width * 3 };
+        const uint8_t *lines[2] = { rgb + (size_t)row * (size_t)width * 3,
+                                    rgb + ((size_t)row + 1) * (size_t)width * 3 };
         uint8_t *pu = u + (size_t)(row / 2) * (size_t)u_stride, *pv = v + (size_t)(row / 2) * (size_t)v_stride;
         for (int x = 0; x + 1 < width; x += 2) {
             int left = x ? x - 1 : 0;
@@ -152,14 +153,16 @@ static int check_spec(const char *path, const video_spec *s, err *e)
         return ERR(e, ERR_ARG, "%s: a video of %dx%d pixels cannot be written: each side must be from 1 to %d", path,
                    s->width, s->height, MEDIA_MAX_SIDE);
     if (s->chroma == VIDEO_420 && (s->width % 2 || s->height % 2))
-        return ERR(e, ERR_ARG, "%s: a video of %dx%d pixels cannot be written: 4:2:0 video needs an even width and height; "
-                   "choose even sizes or 4:4:4", path, s->width, s->height);
+        return ERR(e, ERR_ARG,
+                   "%s: a video of %dx%d pixels cannot be written: 4:2:0 video needs an even width and height; "
+                   "choose even sizes or 4:4:4",
+                   path, s->width, s->height);
     if (s->fps_num < 1 || s->fps_den < 1)
-        return ERR(e, ERR_ARG, "%s: a frame rate of %d/%d is not possible: both numbers must be positive", path, s->fps_num,
-                   s->fps_den);
+        return ERR(e, ERR_ARG, "%s: a frame rate of %d/%d is not possible: both numbers must be positive", path,
+                   s->fps_num, s->fps_den);
     if (s->crf < 0 || s->crf > 51)
-        return ERR(e, ERR_ARG, "%s: a crf of %d is out of range: 0 is lossless, 51 the worst, %d the default", path, s->crf,
-                   VIDEO_CRF_DEFAULT);
+        return ERR(e, ERR_ARG, "%s: a crf of %d is out of range: 0 is lossless, 51 the worst, %d the default", path,
+                   s->crf, VIDEO_CRF_DEFAULT);
     return 0;
 }
 
@@ -198,14 +201,17 @@ int video_writer_open(video_writer **out, const char *path, const video_spec *sp
     bool y4m = str_ends_with(path, ".y4m");
     *out = NULL;
     if (!y4m && !str_ends_with(path, ".mp4"))
-        return ERR(e, ERR_ARG, "%s: the ending does not name a video format that can be written: use .mp4 or .y4m", path);
+        return ERR(e, ERR_ARG, "%s: the ending does not name a video format that can be written: use .mp4 or .y4m",
+                   path);
     int rc = check_spec(path, spec, e);
     if (rc)
         return rc;
 #ifndef HAVE_FFMPEG
     if (!y4m)
-        return ERR(e, ERR_ARG, "%s: this build has no FFmpeg, so MP4 cannot be written: use a name ending in .y4m, or install "
-                   "libavcodec-dev, libavformat-dev and libswscale-dev and build again", path);
+        return ERR(e, ERR_ARG,
+                   "%s: this build has no FFmpeg, so MP4 cannot be written: use a name ending in .y4m, or install "
+                   "libavcodec-dev, libavformat-dev and libswscale-dev and build again",
+                   path);
 #endif
     video_writer *w = calloc(1, sizeof *w);
     if (!w || !(w->path = str_dup(path)) || !(w->part = str_format("%s.part", path))) {

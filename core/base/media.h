@@ -5,9 +5,9 @@
  * integer arithmetic with the BT.601 matrix in limited range, chroma sited left, and MP4 files say so in their stream
  * tags: readers that look at the tags and readers that assume BT.601 (OpenCV, swscale) agree.
  *
- * With FFmpeg (HAVE_FFMPEG): MP4 with H.264 (libx264), or MPEG-4 part 2 where the local FFmpeg lacks it, which is logged.
- * Without: videos can be written as .y4m, PNG files can be written (uncompressed), nothing can be read.
- * Two encodings of the same frames with the same build give the same bytes: no dates, a fixed number of threads.
+ * With FFmpeg (HAVE_FFMPEG): MP4 with H.264 (libx264), or MPEG-4 part 2 where the local FFmpeg lacks it, which is
+ * logged. Without: videos can be written as .y4m, PNG files can be written (uncompressed), nothing can be read. Two
+ * encodings of the same frames with the same build give the same bytes: no dates, a fixed number of threads.
  *
  * Files are written under `path`.part and get their name from fs_publish() when complete. Folders must exist.
  */
@@ -31,7 +31,7 @@ bool media_have_ffmpeg(void);      /* was this build made with FFmpeg? */
 
 typedef enum { VIDEO_420, VIDEO_444 } video_chroma;
 
-#define VIDEO_CRF_DEFAULT 10       /* imageio's quality 8, what the Wan scripts ask for (wan/utils/utils.py cache_video) */
+#define VIDEO_CRF_DEFAULT 10 /* imageio's quality 8, what the Wan scripts ask for (wan/utils/utils.py cache_video) */
 
 typedef struct video_spec {
     int width, height;             /* 1..16384; both even for VIDEO_420 */
@@ -55,8 +55,8 @@ typedef struct video_writer video_writer;
 int video_writer_open(video_writer **w, const char *path, const video_spec *spec, err *e);
 /* Adds one frame of the size given. After a failure only close (which fails too) or abort make sense. */
 int video_writer_frame(video_writer *w, const uint8_t *rgb, err *e);
-/* Finishes, flushes to the disk and renames. Frees w whatever happens; on failure (also of an earlier frame, also when no
- * frame was added) no file is left. NULL is harmless. */
+/* Finishes, flushes to the disk and renames. Frees w whatever happens; on failure (also of an earlier frame, also when
+ * no frame was added) no file is left. NULL is harmless. */
 int video_writer_close(video_writer *w, err *e);
 /* Frees w and removes the partial file. NULL is harmless. */
 void video_writer_abort(video_writer *w);

@@ -51,8 +51,8 @@ static int av_fail(err *e, int averror, const char *path, const char *what)
         return ERR(e, ERR_MEMORY, "%s: %s: memory ran out", path, what);
     if (averror == AVERROR(ENOSPC) || averror == AVERROR(EDQUOT) || averror == AVERROR(EFBIG))
         return ERR(e, ERR_IO, "%s: %s: %s; free some space and run again", path, what, reason);
-    if (averror == AVERROR(ENOENT) || averror == AVERROR(EACCES) || averror == AVERROR(EROFS) || averror == AVERROR(EISDIR) ||
-        averror == AVERROR(ENOTDIR))
+    if (averror == AVERROR(ENOENT) || averror == AVERROR(EACCES) || averror == AVERROR(EROFS) ||
+        averror == AVERROR(EISDIR) || averror == AVERROR(ENOTDIR))
         return ERR(e, ERR_IO, "%s: %s: %s; check that it exists and that you may use it", path, what, reason);
     if (averror == AVERROR(EIO))
         return ERR(e, ERR_IO, "%s: %s: %s", path, what, reason);
@@ -95,16 +95,22 @@ static int open_codec(mp4_encoder *m, const video_spec *spec, const char *name, 
     if (!codec && !name) {
         codec = avcodec_find_encoder_by_name("mpeg4");
         if (codec && spec->chroma == VIDEO_420)
-            log_msg(LOG_WARN, "%s: the FFmpeg libraries here have no libx264, so the video is encoded as MPEG-4 part 2: larger, "
-                    "and some players do not show it", m->path);
+            log_msg(LOG_WARN,
+                    "%s: the FFmpeg libraries here have no libx264, so the video is encoded as MPEG-4 part 2: larger, "
+                    "and some players do not show it",
+                    m->path);
     }
     if (!codec)
-        return ERR(e, ERR_ARG, "%s: the FFmpeg libraries here have no encoder '%s': write a name ending in .y4m instead, or "
-                   "install an FFmpeg with libx264", m->path, name ? name : "libx264");
+        return ERR(e, ERR_ARG,
+                   "%s: the FFmpeg libraries here have no encoder '%s': write a name ending in .y4m instead, or "
+                   "install an FFmpeg with libx264",
+                   m->path, name ? name : "libx264");
     bool x264 = !strcmp(codec->name, "libx264");
     if (!x264 && spec->chroma == VIDEO_444)
-        return ERR(e, ERR_ARG, "%s: 4:4:4 MP4 needs an FFmpeg with libx264, found only '%s': choose 4:2:0 or a name ending in "
-                   ".y4m", m->path, codec->name);
+        return ERR(e, ERR_ARG,
+                   "%s: 4:4:4 MP4 needs an FFmpeg with libx264, found only '%s': choose 4:2:0 or a name ending in "
+                   ".y4m",
+                   m->path, codec->name);
 
     AVCodecContext *c = m->codec = avcodec_alloc_context3(codec);
     if (!c)
@@ -354,8 +360,8 @@ int video_reader_open(video_reader **out, const char *path, err *e)
     r->info.fps_den = rate.den ? rate.den : 1;
     r->info.n_frames = stream->nb_frames;
     if (r->info.width < 1 || r->info.height < 1 || r->info.width > MEDIA_MAX_SIDE || r->info.height > MEDIA_MAX_SIDE) {
-        rc = ERR(e, ERR_FORMAT, "%s: the video says it is %dx%d pixels: each side must be from 1 to %d", path, r->info.width,
-                 r->info.height, MEDIA_MAX_SIDE);
+        rc = ERR(e, ERR_FORMAT, "%s: the video says it is %dx%d pixels: each side must be from 1 to %d", path,
+                 r->info.width, r->info.height, MEDIA_MAX_SIDE);
         goto out;
     }
     if (r->info.n_frames <= 0)
@@ -383,15 +389,16 @@ static int to_rgb(video_reader *r, uint8_t *rgb, err *e)
 {
     const AVFrame *f = r->frame;
     if (f->width != r->info.width || f->height != r->info.height)
-        return ERR(e, ERR_FORMAT, "%s: frame %lld is %dx%d pixels, the video began with %dx%d: give it one size first", r->path,
-                   (long long)r->n_read, f->width, f->height, r->info.width, r->info.height);
+        return ERR(e, ERR_FORMAT, "%s: frame %lld is %dx%d pixels, the video began with %dx%d: give it one size first",
+                   r->path, (long long)r->n_read, f->width, f->height, r->info.width, r->info.height);
     int space = f->colorspace, full = f->color_range == AVCOL_RANGE_JPEG;
     if (f->format == AV_PIX_FMT_YUVJ420P || f->format == AV_PIX_FMT_YUVJ422P || f->format == AV_PIX_FMT_YUVJ444P)
         full = 1;
     if (!r->sws || r->sws_format != f->format || r->sws_space != space || r->sws_range != full) {
         sws_freeContext(r->sws);
-        r->sws = sws_getContext(f->width, f->height, (enum AVPixelFormat)f->format, f->width, f->height, AV_PIX_FMT_RGB24,
-                                SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, NULL, NULL, NULL);
+        r->sws =
+            sws_getContext(f->width, f->height, (enum AVPixelFormat)f->format, f->width, f->height, AV_PIX_FMT_RGB24,
+                           SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, NULL, NULL, NULL);
         if (!r->sws)
             return ERR(e, ERR_FORMAT, "%s: its pixel format cannot be turned into RGB", r->path);
         /* refused for formats that are RGB already, where there is nothing to set */
@@ -428,8 +435,10 @@ static int feed(video_reader *r, err *e)
         av_packet_unref(r->packet);
         if (av < 0) {
             char reason[AV_ERROR_MAX_STRING_SIZE];
-            return ERR(e, av == AVERROR(ENOMEM) ? ERR_MEMORY : ERR_FORMAT, "%s: the video is damaged near frame %lld of %lld: %s; "
-                       "copy or make it again", r->path, (long long)r->n_read, (long long)r->info.n_frames,
+            return ERR(e, av == AVERROR(ENOMEM) ? ERR_MEMORY : ERR_FORMAT,
+                       "%s: the video is damaged near frame %lld of %lld: %s; "
+                       "copy or make it again",
+                       r->path, (long long)r->n_read, (long long)r->info.n_frames,
                        corrupt ? "the data are cut off" : av_make_error_string(reason, sizeof reason, av));
         }
         if (ours)
@@ -452,7 +461,7 @@ int video_reader_frame(video_reader *r, uint8_t *rgb, err *e)
         if (av == AVERROR_EOF) {
             if (!r->n_read)
                 return ERR(e, ERR_FORMAT, "%s: no frame of the video can be decoded", r->path);
-            if (r->n_read < r->info.n_frames)    /* edit lists may hide frames; a file that was cut off is refused above */
+            if (r->n_read < r->info.n_frames) /* edit lists may hide frames; a file that was cut off is refused above */
                 log_msg(LOG_WARN, "%s: gave %lld frames, its index names %lld", r->path, (long long)r->n_read,
                         (long long)r->info.n_frames);
             return 0;
@@ -496,7 +505,8 @@ int ffmpeg_png_encode(str *out, int width, int height, const uint8_t *rgb, const
     if (av < 0)
         goto out;
     for (int y = 0; y < height; y++)
-        memcpy(frame->data[0] + (ptrdiff_t)y * frame->linesize[0], rgb + (size_t)y * (size_t)width * 3, (size_t)width * 3);
+        memcpy(frame->data[0] + (ptrdiff_t)y * frame->linesize[0], rgb + (size_t)y * (size_t)width * 3,
+               (size_t)width * 3);
     av = avcodec_send_frame(c, frame);
     if (av >= 0)
         av = avcodec_receive_packet(c, packet);
@@ -571,7 +581,8 @@ out:
 
 #include "core/base/media.h"
 
-/* Without FFmpeg nothing can be read; `unused` keeps a pointer type complete enough for callers that pass NULL around. */
+/* Without FFmpeg nothing can be read; `unused` keeps a pointer type complete enough for callers that pass NULL around.
+ */
 struct video_reader {
     video_info unused;
 };
@@ -579,8 +590,10 @@ struct video_reader {
 int video_reader_open(video_reader **out, const char *path, err *e)
 {
     *out = NULL;
-    return ERR(e, ERR_ARG, "%s: this build has no FFmpeg, so videos cannot be read: install libavcodec-dev, libavformat-dev "
-               "and libswscale-dev and build again", path);
+    return ERR(e, ERR_ARG,
+               "%s: this build has no FFmpeg, so videos cannot be read: install libavcodec-dev, libavformat-dev "
+               "and libswscale-dev and build again",
+               path);
 }
 
 const video_info *video_reader_info(const video_reader *r)

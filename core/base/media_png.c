@@ -10,8 +10,8 @@
 #define SIGNATURE "\x89PNG\r\n\x1a\n"
 #define HEADER_BYTES 33     /* signature and IHDR chunk */
 
-/* Bitwise CRC-32 (ISO 3309); chunks checked here are text and pixels of previews, so speed does not matter much: a table of
- * 16 entries does a nibble at a time. */
+/* Bitwise CRC-32 (ISO 3309); chunks checked here are text and pixels of previews, so speed does not matter much: a
+ * table of 16 entries does a nibble at a time. */
 static uint32_t crc_add(uint32_t crc, const uint8_t *p, size_t n)
 {
     static const uint32_t nibble[16] = {
@@ -105,8 +105,8 @@ int media_png_write(const char *path, int width, int height, const uint8_t *rgb,
     int rc = 0;
     str file = STR_INIT, image = STR_INIT;
     if (width < 1 || height < 1 || width > MEDIA_MAX_SIDE || height > MEDIA_MAX_SIDE)
-        return ERR(e, ERR_ARG, "%s: an image of %dx%d pixels cannot be written: each side must be from 1 to %d", path, width,
-                   height, MEDIA_MAX_SIDE);
+        return ERR(e, ERR_ARG, "%s: an image of %dx%d pixels cannot be written: each side must be from 1 to %d", path,
+                   width, height, MEDIA_MAX_SIDE);
 #ifdef HAVE_FFMPEG
     rc = ffmpeg_png_encode(&image, width, height, rgb, path, e);
     if (rc)
@@ -143,20 +143,25 @@ out:
     return rc;
 }
 
-/* Checks signature, chunk lengths and checksums of the whole file. With `key`, copies the text found under it to *value. */
+/* Checks signature, chunk lengths and checksums of the whole file. With `key`, copies the text found under it to
+ * *value. */
 static int walk_chunks(const fs_map *m, const char *key, char **value, err *e)
 {
     if (m->size < 8 || memcmp(m->data, SIGNATURE, 8))
         return ERR(e, ERR_FORMAT, "%s: not a PNG file: the signature is missing", m->path);
     for (size_t at = 8;;) {
         if (m->size - at < 12 || get32(m->data + at) > m->size - at - 12)
-            return ERR(e, ERR_FORMAT, "%s: the PNG file is cut off: its %zu bytes end inside the chunk at byte %zu; copy it "
-                       "again", m->path, m->size, at);
+            return ERR(e, ERR_FORMAT,
+                       "%s: the PNG file is cut off: its %zu bytes end inside the chunk at byte %zu; copy it "
+                       "again",
+                       m->path, m->size, at);
         size_t n = get32(m->data + at);
         const uint8_t *type = m->data + at + 4, *data = type + 4;
         if (~crc_add(~0u, type, n + 4) != get32(data + n))
-            return ERR(e, ERR_FORMAT, "%s: the PNG file is damaged: the checksum of the chunk at byte %zu is wrong; copy it "
-                       "again", m->path, at);
+            return ERR(e, ERR_FORMAT,
+                       "%s: the PNG file is damaged: the checksum of the chunk at byte %zu is wrong; copy it "
+                       "again",
+                       m->path, at);
         bool international = !memcmp(type, "iTXt", 4);
         if (key && !*value && (international || !memcmp(type, "tEXt", 4))) {
             size_t k = strlen(key) + 1, end = k;

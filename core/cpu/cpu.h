@@ -44,9 +44,9 @@ static inline __attribute__((always_inline)) float cpu_exp(float x)
     p = p * r + 1.66666667e-1f;
     p = p * r + 0.5f;
     p = p * (r * r) + r + 1.0f;
-    int32_t bits;
+    uint32_t bits;                                       /* unsigned: NaN must pass through without an overflow */
     memcpy(&bits, &shifted, 4);
-    bits = (bits - 0x4b400000 + 127) << 23;
+    bits = (bits - 0x4b400000u + 127u) << 23;
     float scale;
     memcpy(&scale, &bits, 4);
     return p * scale;

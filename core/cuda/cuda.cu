@@ -249,7 +249,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
     c->device = device;
     c->sm_count = p.multiProcessorCount;
     c->shared_limit = p.sharedMemPerBlockOptin;
-    snprintf(be->device, sizeof be->device, "%s (cuda:%d)", p.name, device);
+    snprintf(be->device, sizeof be->device, "%.100s (cuda:%d)", p.name, device);
     status = cudaSetDevice(device);
     if (status == cudaSuccess)
         status = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
