@@ -173,7 +173,7 @@ demo: setup
 	@$(MAKE) --no-print-directory tools
 	@tests/demo.sh
 
-GOLDEN_DIRS = $(if $(DIR),$(DIR),$(sort $(wildcard tests/golden/wan-tiny ../shared/goldens/wan-t2v ../shared/goldens/wan22-a14b ../shared/goldens/holocine ../shared/goldens/rng)))
+GOLDEN_DIRS = $(if $(DIR),$(DIR),$(sort $(wildcard tests/golden/wan-tiny $(addprefix ../shared/goldens/,wan-t2v wan22-a14b wan-vace holocine longlive scope-vace rng))))
 goldens: $(BIN)/golden-check
 	@set -e; for d in $(GOLDEN_DIRS); do $(BIN)/golden-check $$d; done
 

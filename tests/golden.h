@@ -37,6 +37,9 @@ char *golden_path(golden *g, const char *file);      /* free() it */
 void golden_wan(golden *g);                          /* wan-t2v layout */
 void golden_wan22(golden *g);                        /* wan22-a14b layout */
 void golden_holocine(golden *g);                     /* holocine layout */
+void golden_longlive(golden *g);                     /* longlive layout */
+void golden_scope_vace(golden *g);                   /* scope-vace layout, beside longlive */
+void golden_wan_vace(golden *g);                     /* wan-vace layout */
 void golden_rng(golden *g);                          /* rng layout */
 
 #endif

@@ -139,7 +139,8 @@ static bool has(golden *g, const char *file)
 static int usage(FILE *f, int rc)
 {
     fprintf(f, "usage: golden-check DIR [--device cpu|cuda|cuda:N] [--threads N]\n"
-               "Compares this build with the golden outputs in DIR (wan-t2v, wan22-a14b, holocine or rng layout, any sizes).\n"
+               "Compares this build with the golden outputs in DIR (wan-t2v, wan22-a14b, wan-vace, holocine, longlive,\n"
+               "scope-vace or rng layout, any sizes).\n"
                "One line a comparison: name, largest error, tolerance, pass or FAIL. Exit 0 when all agree.\n");
     return rc;
 }
@@ -180,10 +181,16 @@ int main(int argc, char **argv)
         golden_wan22(&g);
     else if (has(&g, "shots.json") && has(&g, "spans.json"))
         golden_holocine(&g);
+    else if (has(&g, "longlive_base.pt"))
+        golden_longlive(&g);
+    else if (has(&g, "cases.json"))
+        golden_wan_vace(&g);
+    else if (golden_has(&g, "0.vace_context"))
+        golden_scope_vace(&g);
     else if (golden_has(&g, "cpu.0.16") || golden_has(&g, "cuda.0.1") || golden_has(&g, "cpu_seq.0.a") || (ckpt_count(g.file) && !strncmp(ckpt_at(g.file, 0)->name, "cpu", 3)))
         golden_rng(&g);
     else
-        fprintf(stderr, "golden-check: %s: this build has no checks for this layout (known: wan-t2v, wan22-a14b, holocine, rng)\n", g.dir);
+        fprintf(stderr, "golden-check: %s: this build has no checks for this layout (known: wan-t2v, wan22-a14b, wan-vace, holocine, longlive, scope-vace, rng)\n", g.dir);
     printf("%s: %d compared, %d failed", g.dir, g.compared, g.failed);
     printf(g.left_out ? ", %d left out\n" : "\n", g.left_out);
     backend_close(g.be);

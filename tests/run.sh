@@ -50,7 +50,9 @@ if part unit; then
 fi
 
 if part goldens; then
-    for d in tests/golden/*/ "${GOLDENS:-/nonexistent}"/wan-t2v "${GOLDENS:-/nonexistent}"/wan22-a14b "${GOLDENS:-/nonexistent}"/holocine "${GOLDENS:-/nonexistent}"/rng; do
+    list="tests/golden/*/"
+    for name in wan-t2v wan22-a14b wan-vace holocine longlive scope-vace rng; do list="$list ${GOLDENS:-/nonexistent}/$name"; done
+    for d in $list; do
         [ -f "$d/golden.safetensors" ] || continue
         name=golden-check:$(basename "$d")
         timeout 600 "$BIN/golden-check" "$d" >"$TEST_TMP/golden" 2>&1

@@ -396,9 +396,9 @@ static int to_rgb(video_reader *r, uint8_t *rgb, err *e)
         full = 1;
     if (!r->sws || r->sws_format != f->format || r->sws_space != space || r->sws_range != full) {
         sws_freeContext(r->sws);
-        r->sws =
-            sws_getContext(f->width, f->height, (enum AVPixelFormat)f->format, f->width, f->height, AV_PIX_FMT_RGB24,
-                           SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, NULL, NULL, NULL);
+        enum AVPixelFormat format = (enum AVPixelFormat)f->format;
+        r->sws = sws_getContext(f->width, f->height, format, f->width, f->height, AV_PIX_FMT_RGB24,
+                                SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, NULL, NULL, NULL);
         if (!r->sws)
             return ERR(e, ERR_FORMAT, "%s: its pixel format cannot be turned into RGB", r->path);
         /* refused for formats that are RGB already, where there is nothing to set */
@@ -436,8 +436,7 @@ static int feed(video_reader *r, err *e)
         if (av < 0) {
             char reason[AV_ERROR_MAX_STRING_SIZE];
             return ERR(e, av == AVERROR(ENOMEM) ? ERR_MEMORY : ERR_FORMAT,
-                       "%s: the video is damaged near frame %lld of %lld: %s; "
-                       "copy or make it again",
+                       "%s: the video is damaged near frame %lld of %lld: %s; copy or make it again",
                        r->path, (long long)r->n_read, (long long)r->info.n_frames,
                        corrupt ? "the data are cut off" : av_make_error_string(reason, sizeof reason, av));
         }
@@ -581,8 +580,7 @@ out:
 
 #include "core/base/media.h"
 
-/* Without FFmpeg nothing can be read; `unused` keeps a pointer type complete enough for callers that pass NULL around.
- */
+/* Without FFmpeg nothing can be read, and no reader ever exists. */
 struct video_reader {
     video_info unused;
 };

@@ -143,8 +143,7 @@ out:
     return rc;
 }
 
-/* Checks signature, chunk lengths and checksums of the whole file. With `key`, copies the text found under it to
- * *value. */
+/* Checks signature, chunk lengths and checksums of the whole file. With `key`, copies the text under it to *value. */
 static int walk_chunks(const fs_map *m, const char *key, char **value, err *e)
 {
     if (m->size < 8 || memcmp(m->data, SIGNATURE, 8))
@@ -152,15 +151,13 @@ static int walk_chunks(const fs_map *m, const char *key, char **value, err *e)
     for (size_t at = 8;;) {
         if (m->size - at < 12 || get32(m->data + at) > m->size - at - 12)
             return ERR(e, ERR_FORMAT,
-                       "%s: the PNG file is cut off: its %zu bytes end inside the chunk at byte %zu; copy it "
-                       "again",
+                       "%s: the PNG file is cut off: its %zu bytes end inside the chunk at byte %zu; copy it again",
                        m->path, m->size, at);
         size_t n = get32(m->data + at);
         const uint8_t *type = m->data + at + 4, *data = type + 4;
         if (~crc_add(~0u, type, n + 4) != get32(data + n))
             return ERR(e, ERR_FORMAT,
-                       "%s: the PNG file is damaged: the checksum of the chunk at byte %zu is wrong; copy it "
-                       "again",
+                       "%s: the PNG file is damaged: the checksum of the chunk at byte %zu is wrong; copy it again",
                        m->path, at);
         bool international = !memcmp(type, "iTXt", 4);
         if (key && !*value && (international || !memcmp(type, "tEXt", 4))) {

@@ -8,13 +8,17 @@
 
 #include "core/dit/dit_weights.h"
 
-enum { ROPE_POSITIONS = 1024 };      /* model.py:477-485: tables for 1024 positions an axis */
+enum {
+    ROPE_POSITIONS = 1024,      /* model.py:477-485: tables for 1024 positions an axis */
+    VACE_PAD = 128,             /* scope/src/scope/core/pipelines/wan2_1/vace: keys padded to a multiple of this */
+};
 
 struct dit {
     backend *be;
     dit_config cfg;
     const precision *prec;
     dit_weights w;
+    dit_vace vace;                   /* n_blocks 0: none */
     tensor rope_cs[3];               /* f32 [1024, pairs, 2] for frames, rows, columns */
     int rope_pairs[3];
 };
@@ -24,6 +28,7 @@ struct dit_work {
     int64_t capacity;                /* tokens */
     int64_t groups;                  /* timesteps the modulation tensors hold */
     tensor patches, x, h, q, k, v, y, ffn, out;
+    tensor vace_patches, c;          /* the stream of the hint blocks; only with VACE */
     tensor ctx_k, ctx_v;             /* [text_len, D] */
     tensor sinusoid, t_hidden, t_emb, t_silu;   /* [G, ...] */
     tensor t_mod[6], mod[6], head_mod[2];       /* [G, D] each */
@@ -54,6 +59,11 @@ out:
 
 int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, err *e)
 {
+    return dit_open_lora(out, be, c, config, prec, NULL, 0, e);
+}
+
+int dit_open_lora(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras, err *e)
+{
     int rc = 0;
     dit *d = calloc(1, sizeof *d);
     *out = NULL;
@@ -73,7 +83,7 @@ int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, co
         d->rope_pairs[a] = axes[a] / 2;
         TRY(rope_axis(&d->rope_cs[a], be, axes[a], e));
     }
-    TRY(dit_weights_load(&d->w, be, c, config, prec, e));
+    TRY(dit_weights_load(&d->w, be, c, config, prec, loras, n_loras, e));
     *out = d;
     return 0;
 out:
@@ -88,7 +98,24 @@ void dit_close(dit *d)
     for (int a = 0; a < 3; a++)
         tensor_free(&d->rope_cs[a]);
     dit_weights_free(&d->w);
+    dit_vace_free(&d->vace);
     free(d);
+}
+
+int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e)
+{
+    if (d->vace.n_blocks)
+        return ERR(e, ERR_INTERNAL, "a DiT takes one set of VACE blocks");
+    if (n_layers < 1 || n_layers > DIT_MAX_VACE_LAYERS || layers[0] != 0)
+        return ERR(e, ERR_CONFIG, "%s: %d VACE layers starting at %d: 1 to %d are possible and the first must be 0", ckpt_path(c), n_layers,
+                   n_layers > 0 ? layers[0] : -1, DIT_MAX_VACE_LAYERS);
+    for (int i = 0; i < n_layers; i++)
+        if (layers[i] >= d->cfg.num_layers || (i && layers[i] <= layers[i - 1]))
+            return ERR(e, ERR_CONFIG, "%s: VACE layer %d of a model with %d layers: layers must ascend and exist", ckpt_path(c), layers[i], d->cfg.num_layers);
+    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, e);
+    if (rc)
+        dit_vace_free(&d->vace);
+    return err_at(e, rc, "while loading VACE blocks");
 }
 
 const dit_config *dit_get_config(const dit *d)
@@ -147,7 +174,7 @@ out:
 
 static void work_release(dit_work *w)
 {
-    tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->ctx_k, &w->ctx_v,
+    tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->vace_patches, &w->c, &w->ctx_k, &w->ctx_v,
                       &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->head_mod[0], &w->head_mod[1] };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tensor_free(all[i]);
@@ -165,15 +192,19 @@ static int work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e)
     int64_t D = d->cfg.dim;
     dtype s = d->prec->stream, a = d->prec->act;
     backend *be = w->be;
-    if (L <= w->capacity && G <= w->groups)
+    if (L <= w->capacity && G <= w->groups && (!d->vace.n_blocks || w->c.data))
         return 0;
     work_release(w);
     TRY(TENSOR_NEW(&w->patches, be, a, e, L, (int64_t)d->cfg.in_dim * 4));
     TRY(TENSOR_NEW(&w->x, be, s, e, L, D));
     TRY(TENSOR_NEW(&w->h, be, a, e, L, D));
     TRY(TENSOR_NEW(&w->q, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->k, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->v, be, a, e, L, D));
+    TRY(TENSOR_NEW(&w->k, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
+    TRY(TENSOR_NEW(&w->v, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
+    if (d->vace.n_blocks) {
+        TRY(TENSOR_NEW(&w->vace_patches, be, a, e, L, tensor_cols(&d->vace.patch_embedding.w)));
+        TRY(TENSOR_NEW(&w->c, be, s, e, L, D));
+    }
     TRY(TENSOR_NEW(&w->y, be, a, e, L, D));
     TRY(TENSOR_NEW(&w->ffn, be, a, e, L, d->cfg.ffn_dim));
     TRY(TENSOR_NEW(&w->out, be, s, e, L, (int64_t)d->cfg.out_dim * 4));
@@ -233,6 +264,7 @@ typedef struct {
     const hooks *h;
     hook_point at;
     rope_table rope;
+    kv_step kv;                              /* with a cache */
     tensor x, hn, q, k, v, y, ffn;           /* views of L rows */
     tensor t_mod[6], mod[6];                 /* views of G rows */
     dit_work *w;
@@ -272,6 +304,8 @@ static int embed_time(pass *p, err *e)
     for (int g = 0; g < G; g++)
         for (int j = 0; j < half; j++) {
             double angle = p->in->timesteps[g] * pow(10000.0, -(double)j / half);
+            if (p->in->sinusoid_f32)      /* Scope, diffusers: frequency and product in f32 */
+                angle = (double)((float)p->in->timesteps[g] * (float)exp((double)((float)-9.210340371976184 * (float)j / (float)half)));
             w->host_sinusoid[g * d->cfg.freq_dim + j] = (float)cos(angle);
             w->host_sinusoid[g * d->cfg.freq_dim + half + j] = (float)sin(angle);
         }
@@ -298,71 +332,154 @@ static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, cons
     return rc ? rc : op_rmsnorm(out, out, norm, (float)p->d->cfg.eps, e);
 }
 
-static int self_attention(pass *p, const dit_block *b, int layer, err *e)
+/* Where a block works: the main stack or the hint blocks of VACE, which share everything but the stream, see no cache and
+ * are not shown to hooks. */
+typedef struct {
+    const dit_block *b;
+    tensor *x;               /* the residual stream */
+    int layer;
+    bool hint;
+} site;
+
+static int self_attention(pass *p, const site *s, err *e)
 {
     int rc = 0, N = p->d->cfg.num_heads;
-    TRY(op_layernorm_mod(&p->hn, &p->x, &p->mod[1], &p->mod[0], (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &b->self_attn.q, &b->self_attn.norm_q, e));
-    TRY(qk(p, &p->k, &p->hn, &b->self_attn.k, &b->self_attn.norm_k, e));
-    TRY(op_linear(&p->v, &p->hn, &b->self_attn.v.w, &b->self_attn.v.b, ACT_NONE, e));
-    TRY(op_rope(&p->q, &p->rope, N, e));
-    TRY(op_rope(&p->k, &p->rope, N, e));
+    const dit_attention *w = &s->b->self_attn;
+    int64_t L = tensor_nrows(&p->x);
+    rope_table rope = p->rope;
+    attn_segment segment = { 0, L, 1, NULL };
+    attn_range padded = { 0, L };
+    if (s->hint)
+        rope.frame_offset = 0;
+    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[1], &p->mod[0], (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, e));
+    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, e));
+    TRY(op_linear(&p->v, &p->hn, &w->v.w, &w->v.b, ACT_NONE, e));
+    TRY(op_rope(&p->q, &rope, N, e));
+    TRY(op_rope(&p->k, &rope, N, e));
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
+    tensor k_all, v_all;
+    if (s->hint) {
+        int64_t pad = p->in->vace_pad_keys ? (VACE_PAD - L % VACE_PAD) % VACE_PAD : 0;
+        k_all = tensor_rows(&p->w->k, 0, L + pad);
+        v_all = tensor_rows(&p->w->v, 0, L + pad);
+        if (pad) {
+            tensor k_pad = tensor_rows(&p->w->k, L, pad), v_pad = tensor_rows(&p->w->v, L, pad);
+            TRY(op_zero(&k_pad, e));
+            TRY(op_zero(&v_pad, e));
+        }
+        padded.end = L + pad;
+        segment.ranges = &padded;
+        a.k = &k_all;
+        a.v = &v_all;
+        a.plan = (attn_plan){ 1, &segment };
+    } else if (p->in->cache) {
+        TRY(kv_cache_write(p->in->cache, s->layer, &p->kv, &p->k, &p->v, e));
+        segment.n_ranges = p->kv.n_ranges;
+        segment.ranges = p->kv.ranges;
+        a.k = &p->in->cache->k[s->layer];
+        a.v = &p->in->cache->v[s->layer];
+        a.plan = (attn_plan){ 1, &segment };
+    }
     TRY(op_attention(&a, e));
-    TRY(op_linear(&p->y, &p->hn, &b->self_attn.o.w, &b->self_attn.o.b, ACT_NONE, e));
-    TRY(show_in_block(p, layer, ".self_attn", &p->y, e));
-    TRY(op_gate_add(&p->x, &p->y, &p->mod[2], e));
+    TRY(op_linear(&p->y, &p->hn, &w->o.w, &w->o.b, ACT_NONE, e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, ".self_attn", &p->y, e));
+    TRY(op_gate_add(s->x, &p->y, &p->mod[2], e));
 out:
     return rc;
 }
 
-static int cross_attention(pass *p, const dit_block *b, int layer, err *e)
+static int cross_attention(pass *p, const site *s, err *e)
 {
     int rc = 0, N = p->d->cfg.num_heads;
+    const dit_attention *weights = &s->b->cross_attn;
     dit_work *w = p->w;
-    TRY(op_layernorm(&p->hn, &p->x, &b->norm3_w, &b->norm3_b, (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &b->cross_attn.q, &b->cross_attn.norm_q, e));
-    TRY(qk(p, &w->ctx_k, p->in->context, &b->cross_attn.k, &b->cross_attn.norm_k, e));
-    TRY(op_linear(&w->ctx_v, p->in->context, &b->cross_attn.v.w, &b->cross_attn.v.b, ACT_NONE, e));
+    TRY(op_layernorm(&p->hn, s->x, &s->b->norm3_w, &s->b->norm3_b, (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, e));
+    TRY(qk(p, &w->ctx_k, p->in->context, &weights->k, &weights->norm_k, e));
+    TRY(op_linear(&w->ctx_v, p->in->context, &weights->v.w, &weights->v.b, ACT_NONE, e));
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &w->ctx_k, .v = &w->ctx_v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->cross_plan };
     hook_point at = p->at;
     at.kind = HOOK_CROSS_ATTN;
-    at.layer = layer;
+    at.layer = s->layer;
     at.module = "cross_attn";
-    if (hooks_wanted(p->h, &at)) {
+    if (!s->hint && hooks_wanted(p->h, &at)) {
         hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
         TRY(hooks_show(p->h, &at, &data, e));
     }
-    if (hooks_edited(p->h, &at))
+    if (!s->hint && hooks_edited(p->h, &at))
         TRY(hooks_apply(p->h, &at, NULL, &a, e));
     else
         TRY(op_attention(&a, e));
-    TRY(op_linear(&p->y, &p->hn, &b->cross_attn.o.w, &b->cross_attn.o.b, ACT_NONE, e));
-    TRY(show_in_block(p, layer, ".cross_attn", &p->y, e));
-    TRY(op_gate_add(&p->x, &p->y, NULL, e));
+    TRY(op_linear(&p->y, &p->hn, &weights->o.w, &weights->o.b, ACT_NONE, e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, ".cross_attn", &p->y, e));
+    TRY(op_gate_add(s->x, &p->y, NULL, e));
 out:
     return rc;
 }
 
-static int block(pass *p, int layer, err *e)
+static int block(pass *p, const site *s, err *e)
 {
     int rc = 0;
-    const dit_block *b = &p->d->w.blocks[layer];
     for (int k = 0; k < 6; k++) {
-        tensor row = tensor_rows(&b->modulation, k, 1);
+        tensor row = tensor_rows(&s->b->modulation, k, 1);
         TRY(op_add_row(&p->mod[k], &p->t_mod[k], &row, e));
     }
-    TRY(self_attention(p, b, layer, e));
-    TRY(cross_attention(p, b, layer, e));
-    TRY(op_layernorm_mod(&p->hn, &p->x, &p->mod[4], &p->mod[3], (float)p->d->cfg.eps, e));
-    TRY(op_linear(&p->ffn, &p->hn, &b->ffn_0.w, &b->ffn_0.b, ACT_GELU_TANH, e));
-    TRY(op_linear(&p->y, &p->ffn, &b->ffn_2.w, &b->ffn_2.b, ACT_NONE, e));
-    TRY(op_gate_add(&p->x, &p->y, &p->mod[5], e));
-    TRY(show_in_block(p, layer, "", &p->x, e));
+    TRY(self_attention(p, s, e));
+    TRY(cross_attention(p, s, e));
+    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[4], &p->mod[3], (float)p->d->cfg.eps, e));
+    TRY(op_linear(&p->ffn, &p->hn, &s->b->ffn_0.w, &s->b->ffn_0.b, ACT_GELU_TANH, e));
+    TRY(op_linear(&p->y, &p->ffn, &s->b->ffn_2.w, &s->b->ffn_2.b, ACT_NONE, e));
+    TRY(op_gate_add(s->x, &p->y, &p->mod[5], e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, "", s->x, e));
 out:
     return rc;
+}
+
+/* c = before_proj(patches of the VACE context) + x (VACE/vace/models/wan/modules/model.py:120-142) */
+static int begin_hints(pass *p, tensor *c, err *e)
+{
+    int rc = 0;
+    const dit_vace *v = &p->d->vace;
+    int64_t L = tensor_nrows(&p->x);
+    tensor patches = tensor_rows(&p->w->vace_patches, 0, L);
+    *c = tensor_rows(&p->w->c, 0, L);
+    TRY(op_patchify(&patches, p->in->vace_context, e));
+    TRY(op_linear(&p->y, &patches, &v->patch_embedding.w, &v->patch_embedding.b, ACT_NONE, e));
+    TRY(op_linear(c, &p->y, &v->before_proj.w, &v->before_proj.b, ACT_NONE, e));
+    TRY(op_gate_add(c, &p->x, NULL, e));
+out:
+    return rc;
+}
+
+/* Hint blocks depend on their own stream only, so each runs right before its hint is needed and no hint is kept. */
+static int add_hint(pass *p, int i, tensor *c, err *e)
+{
+    int rc = 0;
+    const dit_vace *v = &p->d->vace;
+    site s = { .b = &v->blocks[i], .x = c, .layer = -1, .hint = true };
+    TRY(block(p, &s, e));
+    TRY(op_linear(&p->y, c, &v->after_proj[i].w, &v->after_proj[i].b, ACT_NONE, e));
+    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)p->in->vace_scale, &p->y, e));
+out:
+    return rc;
+}
+
+static int check_vace(const dit *d, const dit_input *in, err *e)
+{
+    const tensor *c = in->vace_context, *x = in->latents;
+    if (!d->vace.n_blocks)
+        return ERR(e, ERR_CONFIG, "references or control video are given, but the model has no VACE weights; set model.vace");
+    int64_t want = tensor_cols(&d->vace.patch_embedding.w) / 4;
+    if (c->ndim != 4 || c->shape[0] != want || c->shape[1] != x->shape[1] || c->shape[2] != x->shape[2] || c->shape[3] != x->shape[3])
+        return ERR(e, ERR_SHAPE, "the VACE context is [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "], [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64
+                   "] is needed", c->shape[0], c->shape[1], c->shape[2], c->shape[3], want, x->shape[1], x->shape[2], x->shape[3]);
+    return 0;
 }
 
 int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
@@ -378,6 +495,9 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
                    "use fewer frames or a smaller size", F + in->frame_offset, H / 2, W / 2, ROPE_POSITIONS);
     if (in->n_timesteps != 1 && in->n_timesteps != F)
         return ERR(e, ERR_INTERNAL, "%d timesteps for %" PRId64 " frames", in->n_timesteps, F);
+    bool hints = in->vace_context && in->vace_scale != 0;
+    if (hints)
+        TRY(check_vace(d, in, e));
     TRY(work_reserve(w, d, L, in->n_timesteps, e));
 
     pass p = { .d = d, .in = in, .h = h, .w = w, .at = { .layer = -1, .module = "" } };
@@ -403,8 +523,19 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     TRY(op_linear(&p.x, &patches, &d->w.patch_embedding.w, &d->w.patch_embedding.b, ACT_NONE, e));
     TRY(show(&p, "patch_embedding", -1, &p.x, e));
     TRY(embed_time(&p, e));
-    for (int i = 0; i < d->cfg.num_layers; i++)
-        TRY(block(&p, i, e));
+    if (in->cache)
+        TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
+    tensor c = { 0 };
+    if (hints)
+        TRY(begin_hints(&p, &c, e));
+    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
+        site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
+        TRY(block(&p, &s, e));
+        if (hints && hint < d->vace.n_blocks && d->vace.layers[hint] == i)
+            TRY(add_hint(&p, hint++, &c, e));
+    }
+    if (in->cache)
+        kv_cache_commit(in->cache, &p.kv);
 
     tensor t_emb = tensor_rows(&w->t_emb, 0, in->n_timesteps), mod[2];
     for (int k = 0; k < 2; k++) {

@@ -8,6 +8,8 @@
 
 #include "core/backend.h"
 #include "core/dit/dit_config.h"
+#include "core/dit/kv_cache.h"
+#include "core/dit/lora.h"
 #include "core/hooks/hooks.h"
 #include "core/precision.h"
 
@@ -17,6 +19,10 @@ typedef struct dit_work dit_work;  /* activations of one run, reused from step t
 /* `c` must be normalised (ckpt_normalise) and stay open as long as the DiT: weights may be views of the mapping. All problems
  * of the checkpoint are reported in one sentence. */
 int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, err *e);
+/* The same with adapters merged into the matrices. */
+int dit_open_lora(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras, err *e);
+/* Adds the blocks of a VACE checkpoint (only its vace_* tensors are read): hint i is added after main block layers[i]. */
+int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e);
 void dit_close(dit *d);
 const dit_config *dit_get_config(const dit *d);
 int64_t dit_weight_bytes(const dit *d);
@@ -36,6 +42,16 @@ typedef struct dit_input {
     int64_t frame_offset;          /* rotary position of the first frame */
     attn_plan self_plan;           /* zeroed: full attention */
     attn_plan cross_plan;          /* zeroed: every token sees the whole context */
+
+    /* causal generation: keys and values of earlier frames; self_plan is then the cache's */
+    kv_cache *cache;               /* NULL: none. The first token of this call is number frame_offset * tokens a frame */
+    bool force_sink;               /* write the sink's slots too when recomputing (kv_cache_plan) */
+
+    /* VACE: needs dit_add_vace() */
+    const tensor *vace_context;    /* f32 [vace_in_dim, F, H, W], or NULL */
+    double vace_scale;             /* 0 gives exactly the unconditioned result */
+    bool vace_pad_keys;            /* Scope pads the hint blocks' keys with zeros to a multiple of 128, which take part in the softmax */
+    bool sinusoid_f32;             /* Scope computes the timestep's sinusoid in f32 */
 } dit_input;
 
 /* velocity: f32 [out_dim, F, H, W]. `where` gives hooks step, sigma and branch; may be NULL with hooks NULL. */

@@ -9,16 +9,38 @@ typedef struct {
     backend *be;
     ckpt_want *want;
     const precision *prec;
+    const lora *loras;
+    int n_loras, merged;
     err *e;
     int rc;
 } loader;
+
+/* the weight with all adapters added, in f32 */
+static int merged_weight(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int64_t cols)
+{
+    int rc = 0, hits = 0;
+    float *w = malloc((size_t)(rows * cols) * sizeof *w);
+    if (!w)
+        return ERR(l->e, ERR_MEMORY, "no memory to merge adapters into '%s'", t->name);
+    dtype_to_f32(w, t->data, t->dtype, rows * cols);
+    for (int i = 0; i < l->n_loras && rc >= 0; i++)
+        if ((rc = lora_apply(&l->loras[i], t->name, w, rows, cols, l->e)) > 0)
+            hits++;
+    if (rc >= 0)
+        rc = hits ? TENSOR_NEW(out, l->be, DT_F32, l->e, rows, cols) : op_weight(l->be, out, t, l->prec->weight, l->e);
+    if (!rc && hits)
+        rc = op_upload(out, w, l->e);
+    l->merged += hits;
+    free(w);
+    return rc;
+}
 
 /* 2-D weight viewed as [rows, cols]: the 5-D patch embedding is flattened by its own loader */
 static void matrix(loader *l, tensor *out, int64_t rows, int64_t cols, const char *name)
 {
     const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", name);
     if (t && !l->rc)
-        l->rc = op_weight(l->be, out, t, l->prec->weight, l->e);
+        l->rc = l->n_loras ? merged_weight(l, out, t, rows, cols) : op_weight(l->be, out, t, l->prec->weight, l->e);
 }
 
 static void vector(loader *l, tensor *out, int64_t n, const char *name)
@@ -64,10 +86,10 @@ static void attention(loader *l, dit_attention *a, int64_t dim, const char *bloc
     vector(l, &a->norm_k, dim, full);
 }
 
-static void block(loader *l, dit_block *b, const dit_config *c, int i)
+static void block(loader *l, dit_block *b, const dit_config *c, const char *stack, int i)
 {
     char p[48], full[160];
-    snprintf(p, sizeof p, "blocks.%d.", i);
+    snprintf(p, sizeof p, "%s.%d.", stack, i);
     attention(l, &b->self_attn, c->dim, p, "self_attn");
     attention(l, &b->cross_attn, c->dim, p, "cross_attn");
     snprintf(full, sizeof full, "%snorm3.weight", p);
@@ -80,24 +102,33 @@ static void block(loader *l, dit_block *b, const dit_config *c, int i)
     modulation(l, &b->modulation, 6, c->dim, full);
 }
 
-int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, err *e)
+/* [dim, in, 1, 2, 2] is already [dim, in*4] in memory */
+static void patch_embedding(loader *l, dit_linear *out, int dim, int in, const char *name)
 {
-    loader l = { .be = be, .prec = prec, .e = e };
-    int64_t patch = (int64_t)cfg->in_dim * 4;
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const ckpt_tensor *t = ckpt_want_tensor(l->want, 5, (int64_t[]){ dim, in, 1, 2, 2 }, "%s", full);
+    if (t && !l->rc && !(l->rc = op_weight(l->be, &out->w, t, l->prec->weight, l->e))) {
+        tensor *w = &out->w;
+        w->ndim = 2;
+        w->shape[1] = (int64_t)in * 4;
+        w->shape[2] = w->shape[3] = w->shape[4] = 1;
+    }
+    snprintf(full, sizeof full, "%s.bias", name);
+    vector(l, &out->b, dim, full);
+}
+
+int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
+                     err *e)
+{
+    loader l = { .be = be, .prec = prec, .loras = loras, .n_loras = n_loras, .e = e };
     *out = (dit_weights){ .n_blocks = cfg->num_layers };
     if (!(out->blocks = calloc((size_t)cfg->num_layers, sizeof *out->blocks)))
         return ERR(e, ERR_MEMORY, "no memory for %d blocks", cfg->num_layers);
     int rc = ckpt_want_begin(&l.want, c, "DiT", e);
     if (rc)
         return rc;
-    const ckpt_tensor *t = ckpt_want_tensor(l.want, 5, (int64_t[]){ cfg->dim, cfg->in_dim, 1, 2, 2 }, "patch_embedding.weight");
-    if (t && !(l.rc = op_weight(be, &out->patch_embedding.w, t, prec->weight, e))) {
-        tensor *w = &out->patch_embedding.w;      /* [dim, in, 1, 2, 2] is already [dim, in*4] in memory */
-        w->ndim = 2;
-        w->shape[1] = patch;
-        w->shape[2] = w->shape[3] = w->shape[4] = 1;
-    }
-    vector(&l, &out->patch_embedding.b, cfg->dim, "patch_embedding.bias");
+    patch_embedding(&l, &out->patch_embedding, cfg->dim, cfg->in_dim, "patch_embedding");
     linear(&l, &out->text_embedding_0, cfg->dim, cfg->text_dim, "", "text_embedding.0");
     linear(&l, &out->text_embedding_2, cfg->dim, cfg->dim, "", "text_embedding.2");
     linear(&l, &out->time_embedding_0, cfg->dim, cfg->freq_dim, "", "time_embedding.0");
@@ -106,13 +137,41 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
     linear(&l, &out->head, 4 * (int64_t)cfg->out_dim, cfg->dim, "", "head.head");
     modulation(&l, &out->head_modulation, 2, cfg->dim, "head.modulation");
     for (int i = 0; i < cfg->num_layers; i++)
-        block(&l, &out->blocks[i], cfg, i);
+        block(&l, &out->blocks[i], cfg, "blocks", i);
     if (cfg->n_vace_layers) {      /* hints are loaded by their own module */
         ckpt_want_ignore(l.want, "vace_blocks.");
         ckpt_want_ignore(l.want, "vace_patch_embedding.");
     }
-    rc = ckpt_want_finish(l.want, true, e);
-    return rc ? rc : l.rc;
+    rc = ckpt_want_finish(l.want, true, l.rc ? NULL : e);
+    if (!rc && !l.rc && n_loras && !l.merged)
+        return ERR(e, ERR_SHAPE, "%s: no matrix of this model has an adapter in the file; is it for another model, or of an unknown naming?",
+                   ckpt_path(loras[0].file));
+    return l.rc ? l.rc : rc;
+}
+
+int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
+                  const int *layers, err *e)
+{
+    loader l = { .be = be, .prec = prec, .e = e };
+    char p[64];
+    *out = (dit_vace){ .n_blocks = n_layers };
+    out->blocks = calloc((size_t)n_layers, sizeof *out->blocks);
+    out->after_proj = calloc((size_t)n_layers, sizeof *out->after_proj);
+    if (!out->blocks || !out->after_proj)
+        return ERR(e, ERR_MEMORY, "no memory for %d VACE blocks", n_layers);
+    int rc = ckpt_want_begin(&l.want, c, "VACE", e);
+    if (rc)
+        return rc;
+    patch_embedding(&l, &out->patch_embedding, cfg->dim, vace_in_dim, "vace_patch_embedding");
+    linear(&l, &out->before_proj, cfg->dim, cfg->dim, "vace_blocks.0.", "before_proj");
+    for (int i = 0; i < n_layers; i++) {
+        out->layers[i] = layers[i];
+        block(&l, &out->blocks[i], cfg, "vace_blocks", i);
+        snprintf(p, sizeof p, "vace_blocks.%d.", i);
+        linear(&l, &out->after_proj[i], cfg->dim, cfg->dim, p, "after_proj");
+    }
+    rc = ckpt_want_finish(l.want, false, l.rc ? NULL : e);      /* the base model may be in the same file */
+    return l.rc ? l.rc : rc;
 }
 
 static void linear_free(dit_linear *l)
@@ -131,6 +190,17 @@ static void attention_free(dit_attention *a)
     tensor_free(&a->norm_k);
 }
 
+static void block_free(dit_block *b)
+{
+    attention_free(&b->self_attn);
+    attention_free(&b->cross_attn);
+    linear_free(&b->ffn_0);
+    linear_free(&b->ffn_2);
+    tensor_free(&b->norm3_w);
+    tensor_free(&b->norm3_b);
+    tensor_free(&b->modulation);
+}
+
 void dit_weights_free(dit_weights *w)
 {
     linear_free(&w->patch_embedding);
@@ -141,16 +211,23 @@ void dit_weights_free(dit_weights *w)
     linear_free(&w->time_projection);
     linear_free(&w->head);
     tensor_free(&w->head_modulation);
-    for (int i = 0; w->blocks && i < w->n_blocks; i++) {
-        dit_block *b = &w->blocks[i];
-        attention_free(&b->self_attn);
-        attention_free(&b->cross_attn);
-        linear_free(&b->ffn_0);
-        linear_free(&b->ffn_2);
-        tensor_free(&b->norm3_w);
-        tensor_free(&b->norm3_b);
-        tensor_free(&b->modulation);
-    }
+    for (int i = 0; w->blocks && i < w->n_blocks; i++)
+        block_free(&w->blocks[i]);
     free(w->blocks);
     *w = (dit_weights){ 0 };
+}
+
+void dit_vace_free(dit_vace *v)
+{
+    linear_free(&v->patch_embedding);
+    linear_free(&v->before_proj);
+    for (int i = 0; i < v->n_blocks; i++) {
+        if (v->after_proj)
+            linear_free(&v->after_proj[i]);
+        if (v->blocks)
+            block_free(&v->blocks[i]);
+    }
+    free(v->after_proj);
+    free(v->blocks);
+    *v = (dit_vace){ 0 };
 }

@@ -4,6 +4,7 @@
 
 #include "core/backend.h"
 #include "core/dit/dit_config.h"
+#include "core/dit/lora.h"
 #include "core/precision.h"
 
 typedef struct dit_linear { tensor w, b; } dit_linear;      /* [out, in], [out] */
@@ -20,6 +21,15 @@ typedef struct dit_block {
     tensor modulation;               /* f32 [6, D]: shift, scale, gate of self-attention, then of the FFN */
 } dit_block;
 
+typedef struct dit_vace {
+    dit_linear patch_embedding;      /* [D, vace_in_dim*4] */
+    dit_linear before_proj;          /* [D, D], of the first block only */
+    dit_linear *after_proj;          /* [D, D] each */
+    dit_block *blocks;
+    int n_blocks;
+    int layers[DIT_MAX_VACE_LAYERS]; /* main block after which hint i is added */
+} dit_vace;
+
 typedef struct dit_weights {
     dit_linear patch_embedding;      /* [D, in_dim*4] */
     dit_linear text_embedding_0, text_embedding_2;
@@ -31,8 +41,12 @@ typedef struct dit_weights {
     dit_block *blocks;
 } dit_weights;
 
-/* On failure the weights loaded so far stay in *out for dit_weights_free(). */
-int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, err *e);
+/* On failure the weights loaded so far stay in *out for dit_weights_free(). Adapters are merged as the weights are read. */
+int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
+                     err *e);
 void dit_weights_free(dit_weights *w);
+int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
+                  const int *layers, err *e);
+void dit_vace_free(dit_vace *v);
 
 #endif
