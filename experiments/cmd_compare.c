@@ -57,7 +57,8 @@ static int read_options(options *o, int argc, char **argv, err *e)
         }
     }
     if (!o->b)
-        return ERR(e, ERR_ARG, "two files are needed, found %s; 'wanscope compare --help' says more", o->a ? "one" : "none");
+        return ERR(e, ERR_ARG, "two files are needed, found %s; 'wanscope compare --help' says more",
+                   o->a ? "one" : "none");
     return 0;
 }
 
@@ -97,7 +98,8 @@ static void print_item(const compare_item *x)
         put_shape(x->ndim_b, x->shape_b);
     } else if (x->n_different) {
         if (has_numbers(x)) {
-            printf(": largest difference %.9g (%.3g of the largest value, %.9g) at ", x->max_abs, x->relative, x->max_ref);
+            printf(": largest difference %.9g (%.3g of the largest value, %.9g) at ", x->max_abs, x->relative,
+                   x->max_ref);
             put_place(x, x->worst);
             printf(", %.9g and %.9g", x->worst_a, x->worst_b);
         }

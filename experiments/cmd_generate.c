@@ -32,10 +32,11 @@ static const char HELP[] =
     "  --dual-dit-boundary B            noise level at which the experts change (0.875)\n"
     "  --t5 FILE  --vae FILE  --tokenizer DIR\n"
     "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B: checked against the files\n"
-    "  --device auto|cpu|cuda|cuda:N   --precision exact|bf16|fp8   --threads N\n"
+    "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
     "\n"
     "video\n"
-    "  --prompt TEXT  --negative-prompt TEXT (empty: the official one)\n"
+    "  --prompt TEXT  --negative-prompt TEXT (empty: the official one, with\n"
+    "                                   --negative-default none the empty text)\n"
     "  --video-size H W (256 256), or --height H --width W: multiples of 16\n"
     "  --video-length N | --frames N    4n+1 frames (81)\n"
     "  --fps R (16)\n"
@@ -63,6 +64,7 @@ static const char HELP[] =
 static const flag_spec FLAGS[] = {
     { "prompt", 1, NULL, NULL, NULL },
     { "negative-prompt", 1, "prompt.negative", NULL, NULL },
+    { "negative-default", 1, "prompt.negative_default", NULL, NULL },
     { "ckpt-dir", 1, "model.path", NULL, NULL },
     { "model", 1, "model.path", NULL, NULL },
     { "task", 1, NULL, NULL, NULL },

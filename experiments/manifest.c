@@ -57,8 +57,8 @@ void manifest_entry_release(manifest_entry *x)
     manifest_entry_init(x);
 }
 
-int manifest_entry_add_choice(manifest_entry *x, int64_t bracket, const char *name, int64_t alternative, const char *text,
-                              err *e)
+int manifest_entry_add_choice(manifest_entry *x, int64_t bracket, const char *name, int64_t alternative,
+                              const char *text, err *e)
 {
     manifest_choice *grown = realloc(x->choices, (x->n_choices + 1) * sizeof *grown);
     if (grown)
@@ -145,7 +145,8 @@ static int take_variation(manifest_entry *x, const json *v, const char *where, e
 {
     int rc;
     if (json_type(v) != JSON_OBJECT || !json_int(json_get(v, "number"), &x->number) || x->number < 0)
-        return ERR(e, ERR_FORMAT, "%s: 'variation' with a whole 'number' from 0 is missing; correct or remove the line", where);
+        return ERR(e, ERR_FORMAT, "%s: 'variation' with a whole 'number' from 0 is missing; correct or remove the line",
+                   where);
     if ((rc = take_text(&x->id, v, "id", where, e)) || (rc = take_text(&x->slug, v, "slug", where, e)) ||
         (rc = take_text(&x->marked_prompt, v, "marked_prompt", where, e)) ||
         (rc = take_text(&x->clean_prompt, v, "clean_prompt", where, e)))
@@ -156,8 +157,10 @@ static int take_variation(manifest_entry *x, const json *v, const char *where, e
         int64_t bracket, alternative;
         const char *text = json_get_string(c, "text", NULL);
         if (!json_int(json_get(c, "bracket"), &bracket) || !json_int(json_get(c, "alternative"), &alternative) || !text)
-            return ERR(e, ERR_FORMAT, "%s: choice %zu lacks a whole 'bracket', a whole 'alternative' or a 'text'; correct or "
-                       "remove the line", where, i);
+            return ERR(e, ERR_FORMAT,
+                       "%s: choice %zu lacks a whole 'bracket', a whole 'alternative' or a 'text'; correct or "
+                       "remove the line",
+                       where, i);
         rc = manifest_entry_add_choice(x, bracket, json_get_string(c, "name", NULL), alternative, text, e);
     }
     return rc;
@@ -168,14 +171,19 @@ static int take_files(manifest_entry *x, const json *files, const char *where, e
     int rc = 0;
     for (size_t i = 0; i < json_count(files) && !rc; i++) {
         const json *f = json_at(files, i);
-        const char *name = json_key(files, i), *path = json_get_string(f, "path", ""), *digest = json_get_string(f, "sha256", "");
+        const char *name = json_key(files, i), *path = json_get_string(f, "path", ""),
+                   *digest = json_get_string(f, "sha256", "");
         int64_t bytes = json_get_int(f, "bytes", -1);
         if (!is_inside(path))
-            return ERR(e, ERR_FORMAT, "%s: the path '%s' of file '%s' does not lie in the batch folder; correct or remove the "
-                       "line", where, path, name);
+            return ERR(e, ERR_FORMAT,
+                       "%s: the path '%s' of file '%s' does not lie in the batch folder; correct or remove the "
+                       "line",
+                       where, path, name);
         if (!is_digest(digest) || bytes < 0)
-            return ERR(e, ERR_FORMAT, "%s: file '%s' lacks a 'sha256' of 64 lower-case hex digits or its 'bytes'; correct or "
-                       "remove the line", where, name);
+            return ERR(e, ERR_FORMAT,
+                       "%s: file '%s' lacks a 'sha256' of 64 lower-case hex digits or its 'bytes'; correct or "
+                       "remove the line",
+                       where, name);
         rc = add_file(x, name, path, digest, bytes, e);
     }
     return rc;
@@ -190,18 +198,22 @@ static int entry_from_json(manifest_entry *x, const json *line, const char *wher
         goto out;
     x->done = !strcmp(state, "done");
     if (!x->done && strcmp(state, "failed")) {
-        rc = ERR(e, ERR_FORMAT, "%s: 'state' of run '%s' is '%s', expected 'done' or 'failed'; correct or remove the line", where,
+        rc = ERR(e, ERR_FORMAT,
+                 "%s: 'state' of run '%s' is '%s', expected 'done' or 'failed'; correct or remove the line", where,
                  x->run, state);
         goto out;
     }
     if (!is_digest(identity)) {
-        rc = ERR(e, ERR_FORMAT, "%s: 'identity' of run '%s' is not a sha256 of 64 lower-case hex digits; correct or remove the "
-                 "line", where, x->run);
+        rc = ERR(e, ERR_FORMAT,
+                 "%s: 'identity' of run '%s' is not a sha256 of 64 lower-case hex digits; correct or remove the "
+                 "line",
+                 where, x->run);
         goto out;
     }
     memcpy(x->identity, identity, 65);
     if (!json_int(json_get(line, "seed"), &x->seed)) {
-        rc = ERR(e, ERR_FORMAT, "%s: 'seed' of run '%s' is not a whole number; correct or remove the line", where, x->run);
+        rc = ERR(e, ERR_FORMAT, "%s: 'seed' of run '%s' is not a whole number; correct or remove the line", where,
+                 x->run);
         goto out;
     }
     x->seconds = json_get_number(line, "seconds", 0);
@@ -370,7 +382,8 @@ static int take_lock(manifest *m, err *e)
     if (m->lock < 0)
         return ERR(e, ERR_IO, "%s: the batch folder cannot be opened: %s", m->dir, strerror(errno));
     if (flock(m->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)     /* some network file systems know no locks */
-        return ERR(e, ERR_IO, "%s: another wanscope is filling this batch folder: wait for it or choose another name", m->dir);
+        return ERR(e, ERR_IO, "%s: another wanscope is filling this batch folder: wait for it or choose another name",
+                   m->dir);
     return 0;
 }
 
@@ -466,21 +479,26 @@ int manifest_append(manifest *m, const manifest_entry *x, err *e)
     if (m->mode != MANIFEST_WRITE)
         return ERR(e, ERR_INTERNAL, "%s: was opened for reading and cannot grow", m->path);
     if (!x->run || !x->run[0] || !x->id || !x->slug || !x->marked_prompt || !x->clean_prompt || (!x->done && !x->error))
-        return ERR(e, ERR_ARG, "%s: an entry needs a run, an id, a slug, both prompts and, if it failed, the error; run '%s' "
-                   "lacks one", m->path, x->run ? x->run : "");
+        return ERR(e, ERR_ARG,
+                   "%s: an entry needs a run, an id, a slug, both prompts and, if it failed, the error; run '%s' "
+                   "lacks one",
+                   m->path, x->run ? x->run : "");
     time_t t = time(NULL);
     struct tm utc;
     if (!x->time && (!gmtime_r(&t, &utc) || !strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc)))
         return ERR(e, ERR_INTERNAL, "%s: the clock gives no date", m->path);
     entry_to_line(&line, x, x->time ? x->time : now);
-    int rc = line.failed || (m->n == m->cap && grow(m, NULL)) ? ERR(e, ERR_MEMORY, "%s: no memory for a line", m->path) : 0;
-    /* What goes into the table is what a reader of the line will see, and a line that a reader would refuse is not written. */
+    int rc = 0;
+    if (line.failed || (m->n == m->cap && grow(m, NULL)))
+        rc = ERR(e, ERR_MEMORY, "%s: no memory for a line", m->path);
+    /* The table gets what a reader of the line will see; a line that a reader would refuse is not written. */
     if (!rc)
         rc = json_parse(&doc, line.data, line.len, "manifest line", &why);
     if (!rc && why.kind == 0)
         rc = entry_from_json(&copy, doc, m->path, &why);
     if (why.kind)
-        rc = ERR(e, why.kind == ERR_MEMORY ? ERR_MEMORY : ERR_ARG, "the entry of run '%s' is not written: %s", x->run, why.text);
+        rc = ERR(e, why.kind == ERR_MEMORY ? ERR_MEMORY : ERR_ARG, "the entry of run '%s' is not written: %s", x->run,
+                 why.text);
     if (!rc)
         rc = repair_end(m, e);
     if (!rc)
@@ -507,11 +525,13 @@ static bool file_is_fine(const manifest *m, const manifest_file *f, bool verify_
     else if (stat(full, &st) || !S_ISREG(st.st_mode))
         *why = str_format("%s is missing", f->path);
     else if (st.st_size != f->bytes)
-        *why = str_format("%s has %lld bytes, the manifest says %lld", f->path, (long long)st.st_size, (long long)f->bytes);
+        *why = str_format("%s has %lld bytes, the manifest says %lld", f->path, (long long)st.st_size,
+                          (long long)f->bytes);
     else if (verify_digests && sha256_file(full, digest, &e))
         *why = str_dup(e.text);
     else if (verify_digests && strcmp(digest, f->sha256))
-        *why = str_format("%s has changed since it was made: its sha256 is %s, the manifest says %s", f->path, digest, f->sha256);
+        *why = str_format("%s has changed since it was made: its sha256 is %s, the manifest says %s", f->path, digest,
+                          f->sha256);
     else
         fine = true;
     free(full);

@@ -12,8 +12,8 @@
 
 const char *compare_outcome_name(compare_outcome o)
 {
-    static const char *const names[] = { "equal", "within tolerance", "different", "only in a", "only in b", "shapes differ",
-                                         "types differ" };
+    static const char *const names[] = { "equal",     "within tolerance", "different",   "only in a",
+                                         "only in b", "shapes differ",    "types differ" };
     return names[o];
 }
 
@@ -281,8 +281,8 @@ int compare_files(compare_report *r, const char *a, const char *b, double tolera
         if (!other)
             return ERR(e, ERR_IO, "%s: cannot be opened; check the name", trace_a ? b : a);
         fclose(other);
-        return ERR(e, ERR_ARG, "%s is a trace (HDF5) and %s is not: compare two traces or two tensor files", trace_a ? a : b,
-                   trace_a ? b : a);
+        return ERR(e, ERR_ARG, "%s is a trace (HDF5) and %s is not: compare two traces or two tensor files",
+                   trace_a ? a : b, trace_a ? b : a);
     }
     return tensor_compare(r, a, b, tolerance, e);
 }

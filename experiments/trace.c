@@ -73,6 +73,17 @@ static bool write_text(hid_t at, const char *name, const char *value)
     return ok;
 }
 
+/* A text of fixed length: unlike a variable-length one it lies where a checksum covers it. Programs rely on these. */
+static bool write_fixed_text(hid_t at, const char *name, const char *value)
+{
+    hid_t type = H5Tcopy(H5T_C_S1);
+    bool ok = type >= 0 && H5Tset_size(type, strlen(value) + 1) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0 &&
+              write_attribute(at, name, type, type, 0, value);
+    if (type >= 0)
+        H5Tclose(type);
+    return ok;
+}
+
 /* The axis names in the form of HDF5's dimension scales interface: h5py shows them as dataset.dims[i].label. */
 static bool write_labels(hid_t set, int n, const char *const *names)
 {
@@ -95,18 +106,23 @@ static hid_t creation_list(void)
     return p;
 }
 
-/* A small array of n entries; numbers get a checksum, variable-length things cannot have one. */
+/* A small array of n entries. Variable-length ones can have no checksum filter; stored in the object header their
+ * references at least come under the header's own checksum. */
 static int write_axis(trace_writer *t, const char *name, hid_t file_type, hid_t mem_type, int64_t n, const void *values,
                       const char *label, err *e)
 {
     hsize_t dims[1] = { (hsize_t)n };
-    H5T_class_t kind = H5Tget_class(file_type);
-    bool plain = kind == H5T_INTEGER || kind == H5T_FLOAT;
     hid_t space = H5Screate_simple(1, dims, NULL), list = creation_list(), set = -1;
-    bool ok = space >= 0 && list >= 0 && (!plain || (H5Pset_chunk(list, 1, dims) >= 0 && H5Pset_fletcher32(list) >= 0));
+    H5T_class_t kind = H5Tget_class(file_type);
+    bool ok = space >= 0 && list >= 0;
+    if (kind == H5T_INTEGER || kind == H5T_FLOAT || (kind == H5T_STRING && H5Tis_variable_str(file_type) == 0))
+        ok = ok && H5Pset_chunk(list, 1, dims) >= 0 && H5Pset_fletcher32(list) >= 0;
+    else if (n <= 2000)
+        ok = ok && H5Pset_layout(list, H5D_COMPACT) >= 0;
     if (ok)
         set = H5Dcreate2(t->file, name, file_type, space, H5P_DEFAULT, list, H5P_DEFAULT);
-    ok = set >= 0 && H5Dwrite(set, mem_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0 && write_labels(set, 1, &label);
+    ok = set >= 0 && H5Dwrite(set, mem_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0 &&
+         write_labels(set, 1, &label);
     int rc = ok && !t->disk.error ? 0 : fail(t, e, name);
     if (set >= 0 && (H5Dclose(set) < 0 || t->disk.error) && !rc)
         rc = fail(t, e, name);
@@ -126,6 +142,31 @@ static int write_texts(trace_writer *t, const char *name, int n, const char *con
     return rc;
 }
 
+/* The words: texts of one length with zeros behind, because these, unlike variable-length ones, have a checksum, and HDF5
+ * 1.10 crashes on a variable-length text that is damaged. */
+static int write_words(trace_writer *t, const trace_axes *a, err *e)
+{
+    size_t bytes = 1;
+    for (int i = 0; i < a->n_words; i++)
+        bytes = strlen(a->words[i].text) > bytes ? strlen(a->words[i].text) : bytes;
+    char *table = calloc((size_t)a->n_words, bytes);
+    if (!table)
+        return ERR(e, ERR_MEMORY, "%s: no memory for %d words", t->path, a->n_words);
+    for (int i = 0; i < a->n_words; i++)
+        memcpy(table + (size_t)i * bytes, a->words[i].text, strlen(a->words[i].text));
+    hid_t type = H5Tcopy(H5T_C_S1);
+    int rc;
+    if (type < 0 || H5Tset_size(type, bytes) < 0 || H5Tset_strpad(type, H5T_STR_NULLPAD) < 0 ||
+        H5Tset_cset(type, H5T_CSET_UTF8) < 0)
+        rc = fail(t, e, "/attention/words");
+    else
+        rc = write_axis(t, "/attention/words", type, type, a->n_words, table, "word", e);
+    if (type >= 0)
+        H5Tclose(type);
+    free(table);
+    return rc;
+}
+
 static int write_tokens(trace_writer *t, const trace_axes *a, err *e)
 {
     hvl_t *lists = calloc((size_t)a->n_words, sizeof *lists);
@@ -136,8 +177,9 @@ static int write_tokens(trace_writer *t, const trace_axes *a, err *e)
         lists[i].p = (void *)(uintptr_t)a->words[i].tokens;    /* only read */
     }
     hid_t file_type = H5Tvlen_create(H5T_STD_I32LE), mem_type = H5Tvlen_create(H5T_NATIVE_INT32);
-    int rc = file_type < 0 || mem_type < 0 ? fail(t, e, "/attention/tokens")
-                                           : write_axis(t, "/attention/tokens", file_type, mem_type, a->n_words, lists, "word", e);
+    int rc = file_type < 0 || mem_type < 0
+                 ? fail(t, e, "/attention/tokens")
+                 : write_axis(t, "/attention/tokens", file_type, mem_type, a->n_words, lists, "word", e);
     if (file_type >= 0)
         H5Tclose(file_type);
     if (mem_type >= 0)
@@ -149,7 +191,7 @@ static int write_tokens(trace_writer *t, const trace_axes *a, err *e)
 static int write_root(trace_writer *t, const trace_spec *s, err *e)
 {
     const struct { const char *name, *value; } texts[] = {
-        { "format_version", TRACE_FORMAT_VERSION }, { "prompt", s->prompt }, { "negative_prompt", s->negative_prompt },
+        { "prompt", s->prompt }, { "negative_prompt", s->negative_prompt },
         { "clean_prompt", s->clean_prompt }, { "solver", s->solver }, { "family", s->family },
         { "checkpoints", s->checkpoints }, { "build", s->build }, { "device", s->device }, { "config", s->config },
     };
@@ -160,7 +202,7 @@ static int write_root(trace_writer *t, const trace_spec *s, err *e)
     const struct { const char *name; double value; } real[] = {
         { "shift", s->shift }, { "guidance", s->guidance }, { "fps", s->fps },
     };
-    bool ok = true;
+    bool ok = write_fixed_text(t->file, "format_version", TRACE_FORMAT_VERSION);
     for (size_t i = 0; i < sizeof texts / sizeof *texts && ok; i++)
         ok = write_text(t->file, texts[i].name, texts[i].value);
     for (size_t i = 0; i < sizeof whole / sizeof *whole && ok; i++)
@@ -174,8 +216,8 @@ static int write_root(trace_writer *t, const trace_spec *s, err *e)
 
 /* ---- the big arrays ---- */
 
-static int create_array(trace_writer *t, array *a, const char *name, trace_type type, int rank, int lead, const int64_t *dims,
-                        const char *const *labels, err *e)
+static int create_array(trace_writer *t, array *a, const char *name, trace_type type, int rank, int lead,
+                        const int64_t *dims, const char *const *labels, err *e)
 {
     hsize_t bytes = (hsize_t)trace_type_bytes(type);
     a->name = name;
@@ -212,8 +254,8 @@ static int create_array(trace_writer *t, array *a, const char *name, trace_type 
         a->mem_type = H5Tcopy(H5T_NATIVE_FLOAT);
         file_type = H5Tcopy(H5T_IEEE_F32LE);
     }
-    bool ok = space >= 0 && list >= 0 && file_type >= 0 && a->mem_type >= 0 && H5Pset_chunk(list, rank, a->chunk) >= 0 &&
-              H5Pset_fill_value(list, H5T_NATIVE_FLOAT, &missing) >= 0;
+    bool ok = space >= 0 && list >= 0 && file_type >= 0 && a->mem_type >= 0 &&
+              H5Pset_chunk(list, rank, a->chunk) >= 0 && H5Pset_fill_value(list, H5T_NATIVE_FLOAT, &missing) >= 0;
     if (ok && t->gzip)
         ok = H5Pset_shuffle(list) >= 0 && H5Pset_deflate(list, (unsigned)t->gzip) >= 0;
     ok = ok && H5Pset_fletcher32(list) >= 0;
@@ -271,7 +313,8 @@ static int put_row(trace_writer *t, array *a, int row, const float *values, err 
         dtype_from_f32(t->scratch, DT_F16, values, a->row_count);
         for (int64_t i = 0; i < a->row_count; i++)
             if ((t->scratch[i] & 0x7fff) == 0x7c00 && isfinite(values[i]))
-                return ERR(e, ERR_ARG, "%s: element %lld of row %d of %s is %g, which does not fit into f16: store f32 instead",
+                return ERR(e, ERR_ARG,
+                           "%s: element %lld of row %d of %s is %g, which does not fit into f16: store f32 instead",
                            t->path, (long long)i, row, a->name, (double)values[i]);
         data = t->scratch;
     }
@@ -356,8 +399,10 @@ static int make_writer(trace_writer **out, const char *path, const trace_spec *s
         ok = (t->scratch = malloc((size_t)half * sizeof *t->scratch)) && ok;
     if (s->latents)
         ok = (t->latent_rows = copy_numbers(s->latent_rows, t->n_latent_rows = trace_spec_rows(s))) && ok;
-    if (s->velocity)
-        ok = (t->velocity_steps = copy_numbers(s->velocity_steps, t->n_velocity_steps = trace_spec_velocities(s))) && ok;
+    if (s->velocity) {
+        t->n_velocity_steps = trace_spec_velocities(s);
+        ok = (t->velocity_steps = copy_numbers(s->velocity_steps, t->n_velocity_steps)) && ok;
+    }
     if (s->attention) {
         ok = (t->attention_steps = copy_numbers(a->steps, t->n_attention_steps = a->n_steps)) && ok;
         ok = (t->attention_layers = copy_numbers(a->layers, t->n_attention_layers = a->n_layers)) && ok;
@@ -367,7 +412,7 @@ static int make_writer(trace_writer **out, const char *path, const trace_spec *s
 
 static int create_file(trace_writer *t, err *e)
 {
-    /* the oldest format whose chunk index has checksums; one bound for both, so that newer libraries write the same bytes */
+    /* the oldest format whose chunk index has checksums; both bounds, so that newer libraries write the same bytes */
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), create = H5Pcreate(H5P_FILE_CREATE);
     int rc = 0;
     if (access < 0 || create < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
@@ -393,17 +438,11 @@ static int create_attention(trace_writer *t, const trace_spec *s, err *e)
         H5Gclose(group);
     if (list >= 0)
         H5Pclose(list);
-    const char **texts = malloc((size_t)a->n_words * sizeof *texts);
-    if (!texts)
-        return ERR(e, ERR_MEMORY, "%s: no memory for %d words", t->path, a->n_words);
-    for (int i = 0; i < a->n_words; i++)
-        texts[i] = a->words[i].text;
     int64_t dims[] = { a->n_steps, a->n_layers, a->n_heads, a->n_words, a->frames, a->height, a->width };
     if (!rc)
         rc = create_array(t, &t->maps, "/attention/maps", a->type, 7, 2, dims, labels, e);
     if (!rc)
-        rc = write_texts(t, "/attention/words", a->n_words, texts, "word", e);
-    free(texts);
+        rc = write_words(t, a, e);
     if (!rc)
         rc = write_tokens(t, a, e);
     if (!rc)
@@ -438,14 +477,15 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
         int64_t dims[] = { t->n_latent_rows, s->channels, s->frames, s->height, s->width };
         rc = create_array(t, &t->latents, "/latents", s->latent_type, 5, 1, dims, row_labels, e);
         if (!rc)
-            rc = write_axis(t, "/latent_rows", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_latent_rows, t->latent_rows, "row", e);
+            rc = write_axis(t, "/latent_rows", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_latent_rows, t->latent_rows, "row",
+                            e);
     }
     if (!rc && s->velocity) {
         int64_t dims[] = { t->n_velocity_steps, s->channels, s->frames, s->height, s->width };
         rc = create_array(t, &t->velocity, "/velocity", s->latent_type, 5, 1, dims, step_labels, e);
         if (!rc)
-            rc = write_axis(t, "/velocity_steps", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_velocity_steps, t->velocity_steps,
-                            "step", e);
+            rc = write_axis(t, "/velocity_steps", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_velocity_steps,
+                            t->velocity_steps, "step", e);
     }
     if (!rc && s->attention)
         rc = create_attention(t, s, e);
@@ -515,8 +555,8 @@ int trace_put_velocity(trace_writer *t, int row, const float *velocity, err *e)
 static int put_attention(trace_writer *t, int step_slot, int layer_slot, const float *maps, err *e)
 {
     if (step_slot < 0 || step_slot >= t->n_attention_steps || layer_slot < 0 || layer_slot >= t->n_attention_layers)
-        return ERR(e, ERR_INTERNAL, "%s: there is no attention map for step slot %d and layer slot %d", t->path, step_slot,
-                   layer_slot);
+        return ERR(e, ERR_INTERNAL, "%s: there is no attention map for step slot %d and layer slot %d", t->path,
+                   step_slot, layer_slot);
     return put_row(t, &t->maps, step_slot * t->n_attention_layers + layer_slot, maps, e);
 }
 
@@ -525,8 +565,8 @@ int trace_put_attention(trace_writer *t, int step_slot, int layer_slot, const fl
     WITH_ERROR(t, e, put_attention(t, step_slot, layer_slot, maps, e_));
 }
 
-static int put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance, int expert,
-                    err *e)
+static int put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
+                    int expert, err *e)
 {
     if (step < 0 || step >= t->steps || t->step_put[step])
         return ERR(e, ERR_INTERNAL, "%s: step %d %s", t->path, step,
@@ -535,8 +575,8 @@ static int put_step(trace_writer *t, int step, double sigma, double sigma_next, 
         return ERR(e, ERR_NAN, "%s: sigma, timestep or guidance of step %d is not a finite number", t->path, step);
     bool before = step > 0 && t->step_put[step - 1], after = step + 1 < t->steps && t->step_put[step + 1];
     if ((before && t->sigmas[step] != sigma) || (after && t->sigmas[step + 1] != sigma_next))
-        return ERR(e, ERR_INTERNAL, "%s: step %d runs from sigma %.17g to %.17g, which does not meet its neighbours", t->path, step,
-                   sigma, sigma_next);
+        return ERR(e, ERR_INTERNAL, "%s: step %d runs from sigma %.17g to %.17g, which does not meet its neighbours",
+                   t->path, step, sigma, sigma_next);
     t->sigmas[step] = sigma;
     t->sigmas[step + 1] = sigma_next;
     t->timesteps[step] = timestep;
@@ -548,8 +588,8 @@ static int put_step(trace_writer *t, int step, double sigma, double sigma_next, 
     return 0;
 }
 
-int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance, int expert,
-                   err *e)
+int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
+                   int expert, err *e)
 {
     WITH_ERROR(t, e, put_step(t, step, sigma, sigma_next, timestep, guidance, expert, e_));
 }
@@ -572,14 +612,14 @@ static int check_complete(const trace_writer *t, err *e)
 static int write_steps(trace_writer *t, err *e)
 {
     int n = t->steps, rc;
-    if ((rc = write_axis(t, "/sigmas", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, n + 1, t->sigmas, "row", e)) ||
+    if ((rc = write_axis(t, "/sigmas", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, n + 1, t->sigmas, "steps_done", e)) ||
         (rc = write_axis(t, "/timesteps", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, n, t->timesteps, "step", e)) ||
         (rc = write_axis(t, "/guidance", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, n, t->guidance, "step", e)))
         return rc;
     return write_axis(t, "/expert", H5T_STD_I32LE, H5T_NATIVE_INT32, n, t->expert, "step", e);
 }
 
-/* Closes everything; the first failure is told. A file of which something stays open would not be complete on the disk. */
+/* Closes everything; the first failure is told. A file with something still open would not be complete on the disk. */
 static int close_all(trace_writer *t, err *e)
 {
     int rc = close_array(t, &t->latents, e), rc2 = close_array(t, &t->velocity, rc ? NULL : e);
@@ -631,8 +671,10 @@ int trace_create(trace_writer **t, const char *path, const trace_spec *spec, err
 {
     (void)spec;
     *t = NULL;
-    return ERR(e, ERR_ARG, "%s: this build has no HDF5, so traces cannot be stored: switch the capture of latents and attention "
-               "off, or install libhdf5-dev and build again", path);
+    return ERR(e, ERR_ARG,
+               "%s: this build has no HDF5, so traces cannot be stored: switch the capture of latents and attention "
+               "off, or install libhdf5-dev and build again",
+               path);
 }
 
 static int no_trace(err *e)
@@ -670,8 +712,8 @@ int trace_put_latents(trace_writer *t, int row, const float *latents, err *e)
     return no_trace(e);
 }
 
-int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance, int expert,
-                   err *e)
+int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
+                   int expert, err *e)
 {
     (void)t;
     (void)step;

@@ -11,10 +11,10 @@
  *     }
  *     trace_commit(t, e);
  *
- * The file is `path`.part until trace_commit() has written, checked, flushed and renamed it; a failure of any call makes
- * commit fail too, with the first sentence, and leaves no file. All numbers come in as host f32. The same calls with the
- * same values give the same bytes. HDF5 is not thread-safe: use it from one thread at a time in the whole program.
- * Rows may come in any order, each exactly once.
+ * The file is `path`.part until trace_commit() has written, checked, flushed and renamed it; a failure of any call
+ * makes commit fail too, with the first sentence, and leaves no file. All numbers come in as host f32. The same calls
+ * with the same values give the same bytes. HDF5 is not thread-safe: use it from one thread at a time in the whole
+ * program. Rows may come in any order, each exactly once.
  *
  * Without HDF5 (no HAVE_HDF5) trace_create() says so and the other functions are never reached.
  */
@@ -28,7 +28,7 @@
 #include "core/base/err.h"
 
 #define TRACE_FORMAT_VERSION "1"
-#define TRACE_GZIP_DEFAULT 1          /* latents are noise in their low bits: higher levels cost time and save nothing */
+#define TRACE_GZIP_DEFAULT 1 /* latents are noise in their low bits: higher levels cost time and save nothing */
 #define TRACE_CHUNK_BYTES (64 << 20)  /* a row or map above this is cut along its leading axes into several chunks */
 
 typedef enum { TRACE_F32, TRACE_F16 } trace_type;
@@ -106,8 +106,8 @@ int trace_layer_slot(const trace_writer *t, int layer);
 
 int trace_put_latents(trace_writer *t, int row, const float *latents, err *e);             /* C*F*H*W */
 /* Step k: the noise levels of rows k and k + 1, and what entered the model. Flushes the file. All S steps are due. */
-int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance, int expert,
-                   err *e);
+int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
+                   int expert, err *e);
 int trace_put_velocity(trace_writer *t, int row, const float *velocity, err *e);           /* C*F*H*W, guided */
 /* [heads][words][frames][height][width] of one captured step and layer */
 int trace_put_attention(trace_writer *t, int step_slot, int layer_slot, const float *maps, err *e);

@@ -1,8 +1,8 @@
 /* trace_compare: what differs between two traces, or between two sets of tensors: what `wanscope compare` prints.
  *
- * File a is the reference. Everything is compared in double precision (whole numbers as such). The difference of an array is
- * the largest |a - b|, relative to the largest finite |a| of that array. NaN equals NaN at the same place; NaN on one side
- * only, or unequal infinities, are a difference under any tolerance. Memory does not grow with the files.
+ * File a is the reference. Everything is compared in double precision (whole numbers as such). The difference of an
+ * array is the largest |a - b|, relative to the largest finite |a| of that array. NaN equals NaN at the same place; NaN
+ * on one side only, or unequal infinities, are a difference under any tolerance. Memory does not grow with the files.
  */
 #ifndef WANSCOPE_TRACE_COMPARE_H
 #define WANSCOPE_TRACE_COMPARE_H
@@ -36,7 +36,7 @@ typedef struct compare_item {
 } compare_item;
 
 typedef struct compare_report {
-    compare_item *items;           /* in the order of computation: sigmas, latents, ...; tensors by name, numbers in order */
+    compare_item *items; /* in the order of computation: sigmas, latents, ...; tensors by name, numbers in order */
     size_t n_items, cap;
     char **notes;                  /* sentences about differing attributes, which decide nothing */
     size_t n_notes;
@@ -57,7 +57,8 @@ void compare_report_release(compare_report *r);            /* also after a failu
 
 /* For the two comparisons: adds an empty item; takes n pairs that start at flat index `at`; decides the outcome. */
 compare_item *compare_add(compare_report *r, const char *name);          /* NULL when memory runs out */
-bool compare_set_shape(compare_item *x, int ndim, const int64_t *shape, int ndim_b, const int64_t *shape_b);   /* equal? */
+/* Notes both shapes; true when they are equal. */
+bool compare_set_shape(compare_item *x, int ndim, const int64_t *shape, int ndim_b, const int64_t *shape_b);
 void compare_doubles(compare_item *x, int64_t at, const double *a, const double *b, int64_t n);
 void compare_integers(compare_item *x, int64_t at, const int64_t *a, const int64_t *b, int64_t n);
 void compare_finish(compare_item *x, double tolerance);

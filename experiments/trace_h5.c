@@ -170,7 +170,8 @@ herr_t h5_disk_use(hid_t access, h5_disk *disk)
         .truncate = disk_truncate,
         .fl_map = H5FD_FLMAP_DICHOTOMY,
     };
-    /* Stays registered until the library ends: closing the last file of a driver that was unregistered reads freed memory. */
+    /* Stays registered until the library ends: closing the last file of a driver that was unregistered reads freed
+     * memory. */
     static hid_t id = -1;
     if (id < 0 || H5Iget_type(id) != H5I_VFL)
         id = H5FDregister(&driver);

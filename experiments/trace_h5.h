@@ -11,9 +11,9 @@
 /* HDF5 prints its errors unless told not to. Call before the first other call of a file. */
 void h5_quiet(void);
 
-/* HDF5 up to at least 1.10 does not survive a failed write: handles stay open and the program crashes when it ends. With
- * this file driver HDF5 never sees one. The first failure is noted in `error`, what comes later is dropped, and the
- * library closes the file in peace; whoever writes must look at `error` after each call that may touch the disk. */
+/* HDF5 up to at least 1.10 does not survive a failed write: handles stay open and the program crashes when it ends.
+ * With this file driver HDF5 never sees one. The first failure is noted in `error`, what comes later is dropped, and
+ * the library closes the file in peace; whoever writes must look at `error` after each call that may touch the disk. */
 typedef struct h5_disk {
     int error;      /* errno of the first failure, 0 while all is well */
 } h5_disk;

@@ -50,14 +50,15 @@ int64_t trace_raw_bytes(const trace_spec *s)
 
 /* ---- checks ---- */
 
-static int check_rising(const int32_t *v, int n, int64_t first, int64_t last, const char *what, const char *path, err *e)
+static int check_rising(const int32_t *v, int n, int64_t first, int64_t last, const char *what, const char *path,
+                        err *e)
 {
     if (!v || n < 1)
         return ERR(e, ERR_ARG, "%s: no %s are chosen: at least one is needed", path, what);
     for (int i = 0; i < n; i++)
         if (v[i] < first || v[i] > last || (i && v[i] <= v[i - 1]))
-            return ERR(e, ERR_ARG, "%s: entry %d of the %s is %d: the entries must rise and lie between %lld and %lld", path, i,
-                       what, (int)v[i], (long long)first, (long long)last);
+            return ERR(e, ERR_ARG, "%s: entry %d of the %s is %d: the entries must rise and lie between %lld and %lld",
+                       path, i, what, (int)v[i], (long long)first, (long long)last);
     return 0;
 }
 
@@ -70,7 +71,8 @@ static int check_axes(const char *path, const trace_spec *s, err *e)
         (rc = check_rising(a->heads, a->n_heads, a->n_heads == 1 ? -1 : 0, INT32_MAX, "attention heads", path, e)))
         return rc;
     if (a->n_words < 1)
-        return ERR(e, ERR_ARG, "%s: attention is to be stored but no word is marked: mark one as (word) in the prompt", path);
+        return ERR(e, ERR_ARG, "%s: attention is to be stored but no word is marked: mark one as (word) in the prompt",
+                   path);
     for (int i = 0; i < a->n_words; i++)
         if (a->words[i].n_tokens < 1)
             return ERR(e, ERR_ARG, "%s: the marked word '%s' has no token", path, a->words[i].text);
@@ -91,31 +93,35 @@ int trace_spec_check(const char *path, const trace_spec *s, err *e)
     const trace_axes *a = &s->axes;
     int rc = 0;
     if (s->steps < 1 || s->steps > 1000000)
-        return ERR(e, ERR_ARG, "%s: a trace of %d steps cannot be stored: from 1 to 1000000 are possible", path, s->steps);
+        return ERR(e, ERR_ARG, "%s: a trace of %d steps cannot be stored: from 1 to 1000000 are possible", path,
+                   s->steps);
     if (s->gzip < 0 || s->gzip > 9)
         return ERR(e, ERR_ARG, "%s: compression level %d is out of range: 0 (none) to 9", path, s->gzip);
     if (!s->latents && !s->velocity && !s->attention)
         return ERR(e, ERR_ARG, "%s: neither latents nor attention are to be stored", path);
     if ((s->latents || s->velocity) && !small_product(4, (int64_t[]){ s->channels, s->frames, s->height, s->width }))
-        return ERR(e, ERR_ARG, "%s: latents of %lld x %lld x %lld x %lld (C, F, H, W) cannot be stored: from 1 to 2^31 - 1 numbers "
-                   "are possible", path, (long long)s->channels, (long long)s->frames, (long long)s->height, (long long)s->width);
+        return ERR(e, ERR_ARG,
+                   "%s: latents of %lld x %lld x %lld x %lld (C, F, H, W) cannot be stored: from 1 to 2^31 - 1 numbers "
+                   "are possible",
+                   path, (long long)s->channels, (long long)s->frames, (long long)s->height, (long long)s->width);
     if (s->latents && s->latent_rows) {
         rc = check_rising(s->latent_rows, s->n_latent_rows, 0, s->steps, "latent rows", path, e);
         if (!rc && (s->latent_rows[0] != 0 || s->latent_rows[s->n_latent_rows - 1] != s->steps))
-            rc = ERR(e, ERR_ARG, "%s: the stored latent rows must begin with 0, the noise, and end with %d, the result", path,
-                     s->steps);
+            rc = ERR(e, ERR_ARG, "%s: the stored latent rows must begin with 0, the noise, and end with %d, the result",
+                     path, s->steps);
     }
     if (!rc && s->velocity && s->velocity_steps)
         rc = check_rising(s->velocity_steps, s->n_velocity_steps, 0, s->steps - 1, "velocity steps", path, e);
     if (!rc && s->attention) {
         rc = check_axes(path, s, e);
         if (!rc && !small_product(5, (int64_t[]){ a->n_heads, a->n_words, a->frames, a->height, a->width }))
-            rc = ERR(e, ERR_ARG, "%s: attention maps of %d heads x %d words x %lld x %lld x %lld cannot be stored: from 1 to 2^31 - 1 "
-                     "numbers a layer are possible; choose fewer words or the mean over heads", path, a->n_heads, a->n_words,
-                     (long long)a->frames, (long long)a->height, (long long)a->width);
+            rc = ERR(e, ERR_ARG,
+                     "%s: attention maps of %d heads x %d words x %lld x %lld x %lld cannot be stored: from 1 to "
+                     "2^31 - 1 numbers a layer are possible; choose fewer words or the mean over heads",
+                     path, a->n_heads, a->n_words, (long long)a->frames, (long long)a->height, (long long)a->width);
         if (!rc && !small_product(2, (int64_t[]){ a->n_steps, a->n_layers }))
-            rc = ERR(e, ERR_ARG, "%s: attention of %d steps x %d layers cannot be stored: choose fewer", path, a->n_steps,
-                     a->n_layers);
+            rc = ERR(e, ERR_ARG, "%s: attention of %d steps x %d layers cannot be stored: choose fewer", path,
+                     a->n_steps, a->n_layers);
     }
     return rc;
 }

@@ -209,39 +209,45 @@ static int read_words(trace_reader *r, err *e)
     trace_attention *a = &r->attention;
     hsize_t d[1];
     hid_t id, type = -1, space = -1;
-    char **raw = NULL;
+    char **raw = NULL, *table = NULL;
     int rc = open_dataset(&id, d, r, "/attention/words", 1, true, e);
     if (rc)
         return rc;
     type = H5Dget_type(id);
     space = H5Dget_space(id);
-    if (type < 0 || space < 0 || H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) <= 0) {
-        rc = bad(e, r, "'/attention/words' does not hold variable-length strings");
+    if (type < 0 || space < 0 || H5Tget_class(type) != H5T_STRING) {
+        rc = bad(e, r, "'/attention/words' does not hold strings");
         goto out;
     }
+    size_t bytes = H5Tis_variable_str(type) > 0 ? 0 : H5Tget_size(type); /* 0: variable length */
     if ((int64_t)d[0] != a->words.n) {
         rc = ERR(e, ERR_FORMAT, "%s: '/attention/words' has %llu entries but the maps have %lld words. %s.", r->path,
                  (unsigned long long)d[0], (long long)a->words.n, WRONG_FILE);
         goto out;
     }
     raw = calloc((size_t)a->words.n + 1, sizeof *raw);
+    if (bytes && bytes <= 1 << 20)
+        table = calloc((size_t)a->words.n + 1, bytes);
     a->words.text = calloc((size_t)a->words.n + 1, sizeof *a->words.text);
-    if (!raw || !a->words.text) {
+    if (!raw || !a->words.text || (bytes && !table)) {
         rc = ERR(e, ERR_MEMORY, "%s: no memory for the marked words", r->path);
         goto out;
     }
-    if (H5Dread(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, raw) < 0) {
+    if (H5Dread(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes ? (void *)table : raw) < 0) {
         rc = bad(e, r, "'/attention/words' cannot be read: the file is damaged or truncated");
         goto out;
     }
     for (int64_t i = 0; i < a->words.n && !rc; i++) {
-        a->words.text[i] = str_dup(raw[i] ? raw[i] : "");
+        const char *text = bytes ? table + (size_t)i * bytes : raw[i] ? raw[i] : "";
+        a->words.text[i] = str_dupn(text, bytes ? strnlen(text, bytes) : strlen(text));
         if (!a->words.text[i])
             rc = ERR(e, ERR_MEMORY, "%s: no memory for the marked words", r->path);
     }
-    H5Dvlen_reclaim(type, space, H5P_DEFAULT, raw);
+    if (!bytes)
+        H5Dvlen_reclaim(type, space, H5P_DEFAULT, raw);
 out:
     free(raw);
+    free(table);
     if (space >= 0)
         H5Sclose(space);
     if (type >= 0)
@@ -312,6 +318,8 @@ static int check_version(const trace_reader *r, err *e)
             snprintf(version, sizeof version, "%.31s", text);
             H5free_memory(text);
         }
+    } else if (type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tget_size(type) < sizeof version) {
+        ok = H5Aread(id, type, version) >= 0 && !strcmp(version, TRACE_READER_VERSION);
     }
     if (type >= 0)
         H5Tclose(type);

@@ -51,5 +51,5 @@ YAML
 
 # digests DIR: name and sha256 of every file of the runs, sorted
 digests() { (cd "$1" && find runs -type f | sort | xargs sha256sum); }
-# the manifest without what the clock says, in a fixed order
-manifest() { sed -e 's/"seconds":[^,]*,//' -e 's/,"time":"[^"]*"//' "$1/manifest.jsonl" | sort; }
+# the last whole line of every run in the manifest, without what the clock says, in a fixed order
+manifest() { awk -F'"' '/}$/ { last[$4] = $0 } END { for (r in last) print last[r] }' "$1/manifest.jsonl" | sed -e 's/"seconds":[^,]*,//' -e 's/,"time":"[^"]*"//' | sort; }

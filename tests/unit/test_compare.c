@@ -49,7 +49,11 @@ static const char *in_folder(const char *name)
     return p;
 }
 
-#define assert_text(text, part) do { if (!strstr((text), (part))) fail_msg("'%s' does not say '%s'", (text), (part)); } while (0)
+#define assert_text(text, part)                                                                                        \
+    do {                                                                                                               \
+        if (!strstr((text), (part)))                                                                                   \
+            fail_msg("'%s' does not say '%s'", (text), (part));                                                        \
+    } while (0)
 
 static const compare_item *find(const compare_report *r, const char *name)
 {
@@ -206,7 +210,8 @@ static void test_command(void **state)
     free(out);
     free(problem);
     assert_int_equal(run(&out, &problem, pa, pb, NULL, NULL, NULL), 1);
-    assert_text(out, "step_2 [2,3] different: largest difference 0.5 (0.0833 of the largest value, 6) at [1,1], 5 and 5.5; "
+    assert_text(out, "step_2 [2,3] different: largest difference 0.5 (0.0833 of the largest value, 6) at [1,1], 5 and "
+                     "5.5; "
                      "first at [1,1], 5 and 5.5; 1 of 6\n");
     assert_text(out, "different: 1 of 2 arrays, the first is step_2\n");
     free(out);
@@ -270,7 +275,8 @@ static void test_command(void **state)
 
 enum { S = 3, ROW = 2 * 3 * 4 * 6, MAPS = 2 * 3 * 2 * 3 };
 
-static const int32_t captured[] = { 0, 2 }, mean[] = { -1 }, tokens_a[] = { 1, 2 }, tokens_b[] = { 4 }, tokens_c[] = { 5 };
+static const int32_t captured[] = { 0, 2 }, mean[] = { -1 }, tokens_a[] = { 1, 2 }, tokens_b[] = { 4 },
+                     tokens_c[] = { 5 };
 
 typedef struct change {
     int latent_row, latent_at;
@@ -290,11 +296,31 @@ static void write_trace(const char *path, const change *c)
     trace_writer *t;
     trace_word words[] = { { "red", tokens_a, 2 }, { c->second_word ? c->second_word : "circle",
                                                      c->second_tokens ? c->second_tokens : tokens_b, 1 } };
-    trace_spec s = { .steps = S, .latents = true, .velocity = c->velocity, .attention = true, .channels = 2, .frames = 3,
-                     .height = 4, .width = 6, .latent_type = c->half ? TRACE_F16 : TRACE_F32, .gzip = 1, .prompt = "p",
-                     .seed = c->seed, .config = c->config, .build = "one",
-                     .axes = { .steps = captured, .n_steps = 2, .layers = captured, .n_layers = 2, .heads = mean, .n_heads = 1,
-                               .words = words, .n_words = 2, .frames = 3, .height = 2, .width = 3 } };
+    trace_spec s = { .steps = S,
+                     .latents = true,
+                     .velocity = c->velocity,
+                     .attention = true,
+                     .channels = 2,
+                     .frames = 3,
+                     .height = 4,
+                     .width = 6,
+                     .latent_type = c->half ? TRACE_F16 : TRACE_F32,
+                     .gzip = 1,
+                     .prompt = "p",
+                     .seed = c->seed,
+                     .config = c->config,
+                     .build = "one",
+                     .axes = { .steps = captured,
+                               .n_steps = 2,
+                               .layers = captured,
+                               .n_layers = 2,
+                               .heads = mean,
+                               .n_heads = 1,
+                               .words = words,
+                               .n_words = 2,
+                               .frames = 3,
+                               .height = 2,
+                               .width = 3 } };
     float row[ROW], maps[MAPS];
     int rc = trace_create(&t, path, &s, &e);
     for (int k = 0; k <= S && !rc; k++) {
@@ -492,8 +518,9 @@ static void write_other(const char *path, int64_t changed)
         v[changed] = -1;
     double one = 2.5;
     hid_t f = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), text = H5Tcopy(H5T_C_S1),
-          big = H5Screate_simple(3, dims, NULL), scalar = H5Screate(H5S_SCALAR), empty = H5Screate_simple(1, none, NULL),
-          list = H5Screate_simple(1, three, NULL), pair = H5Tcreate(H5T_COMPOUND, 4);
+          big = H5Screate_simple(3, dims, NULL), scalar = H5Screate(H5S_SCALAR),
+          empty = H5Screate_simple(1, none, NULL), list = H5Screate_simple(1, three, NULL),
+          pair = H5Tcreate(H5T_COMPOUND, 4);
     H5Tset_size(text, 6);
     H5Tinsert(pair, "x", 0, H5T_NATIVE_INT32);
     struct { const char *name; hid_t type, space; const void *data; } sets[] = {

@@ -45,7 +45,11 @@ static int teardown(void **state)
     return fs_remove_tree(folder, NULL);
 }
 
-#define assert_says(e, part) do { if (!strstr((e).text, (part))) fail_msg("'%s' does not say '%s'", (e).text, (part)); } while (0)
+#define assert_says(e, part)                                                                                           \
+    do {                                                                                                               \
+        if (!strstr((e).text, (part)))                                                                                 \
+            fail_msg("'%s' does not say '%s'", (e).text, (part));                                                      \
+    } while (0)
 
 static void put_file(const char *name, const char *text)
 {
@@ -251,7 +255,8 @@ static void test_broken_lines(void **state)
     manifest_entry_release(&x);
     manifest_close(m);
     char *good = manifest_text();
-    static const struct { const char *what, *with, *says; } cases[] = {
+    static const struct { const char *what, *with, *says;
+    } cases[] = {
         { "{\"run\"", "{run", "line 2" },
         { "\"run\":\"0000-s1\"", "\"ran\":\"0000-s1\"", "'run' is missing" },
         { "\"state\":\"done\"", "\"state\":\"maybe\"", "'maybe', expected 'done' or 'failed'" },
@@ -260,7 +265,8 @@ static void test_broken_lines(void **state)
         { "\"number\":0", "\"number\":-1", "'number' from 0 is missing" },
         { "\"slug\"", "\"slog\"", "'slug' is missing" },
         { "\"alternative\":1", "\"alternative\":\"one\"", "choice 0 lacks" },
-        { "\"path\":\"video.mp4\"", "\"path\":\"../../etc/passwd\"", "'../../etc/passwd' of file 'video.mp4' does not lie" },
+        { "\"path\":\"video.mp4\"", "\"path\":\"../../etc/passwd\"",
+          "'../../etc/passwd' of file 'video.mp4' does not lie" },
         { "\"path\":\"video.mp4\"", "\"path\":\"/etc/passwd\"", "does not lie in the batch folder" },
         { "\"path\":\"video.mp4\"", "\"path\":\"runs/../../x\"", "does not lie in the batch folder" },
         { "\"sha256\":\"", "\"sha256\":\"Z", "lacks a 'sha256'" },
@@ -273,7 +279,8 @@ static void test_broken_lines(void **state)
         free(bad);
     }
     /* members of later versions are ignored, blank lines too */
-    char *later = replace(good, "\"seed\":1", "\"shots\":[1,2],\"seed\":1"), *text = str_format("\n%s\n\n%s\n", later, good);
+    char *later = replace(good, "\"seed\":1", "\"shots\":[1,2],\"seed\":1"),
+         *text = str_format("\n%s\n\n%s\n", later, good);
     assert_int_equal(fs_write_atomic(file, text, strlen(text), NULL), 0);
     m = must_open(MANIFEST_READ);
     assert_int_equal(manifest_count(m), 1);

@@ -49,7 +49,11 @@ static int teardown(void **state)
     return fs_remove_tree(folder, NULL);
 }
 
-#define assert_says(e, part) do { if (!strstr((e).text, (part))) fail_msg("'%s' does not say '%s'", (e).text, (part)); } while (0)
+#define assert_says(e, part)                                                                                           \
+    do {                                                                                                               \
+        if (!strstr((e).text, (part)))                                                                                 \
+            fail_msg("'%s' does not say '%s'", (e).text, (part));                                                      \
+    } while (0)
 
 /* A smooth moving picture; a lossy codec must stay near it. */
 static void paint(uint8_t *rgb, int w, int h, int frame)
@@ -227,8 +231,10 @@ static void test_mp4(void **state)
 {
     (void)state;
     need_ffmpeg();
-    static const media_tag tags[] = { { "comment", "{\"prompt\":\"zwei M\xc3\xa4nner = \\\"two\\\"; 100 %\",\"seed\":44}" },
-                                      { "title", "0003-s44" }, { "wanscope.version", "1" } };
+    static const media_tag tags[] = { { "comment", "{\"prompt\":\"zwei M\xc3\xa4nner = \\\"two\\\"; 100 "
+                                                   "%\",\"seed\":44}" },
+                                      { "title", "0003-s44" },
+                                      { "wanscope.version", "1" } };
     for (int full = 0; full < 2; full++) {
         err e = { 0 };
         video_spec s = VIDEO_SPEC_INIT;
@@ -405,7 +411,9 @@ static void test_png(void **state)
     (void)state;
     err e = { 0 };
     uint8_t rgb[33 * 21 * 3];
-    static const media_tag tags[] = { { "prompt", "ein M\xc3\xa4nnchen" }, { "comment", "{\"seed\":3}" }, { "empty", "" } };
+    static const media_tag tags[] = { { "prompt", "ein M\xc3\xa4nnchen" },
+                                      { "comment", "{\"seed\":3}" },
+                                      { "empty", "" } };
     paint(rgb, 33, 21, 0);
     if (media_png_write(in_folder("a.png"), 33, 21, rgb, tags, 3, &e))
         fail_msg("%s", e.text);

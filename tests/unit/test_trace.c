@@ -51,7 +51,11 @@ static int teardown(void **state)
     return fs_remove_tree(folder, NULL);
 }
 
-#define assert_says(e, part) do { if (!strstr((e).text, (part))) fail_msg("'%s' does not say '%s'", (e).text, (part)); } while (0)
+#define assert_says(e, part)                                                                                           \
+    do {                                                                                                               \
+        if (!strstr((e).text, (part)))                                                                                 \
+            fail_msg("'%s' does not say '%s'", (e).text, (part));                                                      \
+    } while (0)
 
 static void test_rows_every(void **state)
 {
@@ -95,9 +99,20 @@ int main(void)
 
 /* ---- a trace of recognisable numbers ---- */
 
-enum { S = 6, C = 4, F = 3, H = 6, W = 8, HEADS = 3, WORDS = 2, ROW = C * F * H * W, MAPS = HEADS * WORDS * F * H / 2 * W / 2 };
+enum {
+    S = 6,
+    C = 4,
+    F = 3,
+    H = 6,
+    W = 8,
+    HEADS = 3,
+    WORDS = 2,
+    ROW = C * F * H * W,
+    MAPS = HEADS * WORDS * F * H / 2 * W / 2
+};
 
-static const int32_t steps[] = { 0, 2, 5 }, layers[] = { 1, 3 }, heads[] = { 0, 1, 2 }, tokens_a[] = { 2, 3, 9 }, tokens_b[] = { 5 };
+static const int32_t steps[] = { 0, 2, 5 }, layers[] = { 1, 3 }, heads[] = { 0, 1, 2 }, tokens_a[] = { 2, 3, 9 },
+                     tokens_b[] = { 5 };
 static const int32_t sparse[] = { 0, 4, 6 };
 static const trace_word words[] = { { "two m\xc3\xa4n", tokens_a, 3 }, { "kiss", tokens_b, 1 } };
 static const char *const pieces[] = { "\xe2\x96\x81two", "\xe2\x96\x81m\xc3\xa4n", "</s>" };
@@ -106,14 +121,47 @@ static const trace_attribute more[] = { { "run", "0003-s44" } };
 static trace_spec make_spec(void)
 {
     trace_spec s = {
-        .steps = S, .latents = true, .velocity = true, .attention = true, .channels = C, .frames = F, .height = H, .width = W,
-        .axes = { .steps = steps, .n_steps = 3, .layers = layers, .n_layers = 2, .heads = heads, .n_heads = HEADS,
-                  .words = words, .n_words = WORDS, .frames = F, .height = H / 2, .width = W / 2,
-                  .token_pieces = pieces, .n_token_pieces = 3 },
-        .gzip = 1, .prompt = "(two m\xc3\xa4n) (kiss)", .negative_prompt = "", .clean_prompt = "two m\xc3\xa4n kiss", .seed = -44,
-        .solver = "unipc", .shift = 5, .guidance = 4.5, .family = "wan2.1-t2v", .checkpoints = "{\"dit\":\"ab\"}", .build = "b",
-        .device = "cpu", .config = "model:\n  family: wan\n", .context_len = 512, .pixel_width = 64, .pixel_height = 48,
-        .pixel_frames = 9, .fps = 16, .more = more, .n_more = 1,
+        .steps = S,
+        .latents = true,
+        .velocity = true,
+        .attention = true,
+        .channels = C,
+        .frames = F,
+        .height = H,
+        .width = W,
+        .axes = { .steps = steps,
+                  .n_steps = 3,
+                  .layers = layers,
+                  .n_layers = 2,
+                  .heads = heads,
+                  .n_heads = HEADS,
+                  .words = words,
+                  .n_words = WORDS,
+                  .frames = F,
+                  .height = H / 2,
+                  .width = W / 2,
+                  .token_pieces = pieces,
+                  .n_token_pieces = 3 },
+        .gzip = 1,
+        .prompt = "(two m\xc3\xa4n) (kiss)",
+        .negative_prompt = "",
+        .clean_prompt = "two m\xc3\xa4n kiss",
+        .seed = -44,
+        .solver = "unipc",
+        .shift = 5,
+        .guidance = 4.5,
+        .family = "wan2.1-t2v",
+        .checkpoints = "{\"dit\":\"ab\"}",
+        .build = "b",
+        .device = "cpu",
+        .config = "model:\n  family: wan\n",
+        .context_len = 512,
+        .pixel_width = 64,
+        .pixel_height = 48,
+        .pixel_frames = 9,
+        .fps = 16,
+        .more = more,
+        .n_more = 1,
     };
     return s;
 }
@@ -211,10 +259,18 @@ static double read_number(hid_t at, const char *name)
     return v;
 }
 
+static void check_filters(hid_t f, const char *name, int n)
+{
+    hid_t set = H5Dopen2(f, name, H5P_DEFAULT), list = H5Dget_create_plist(set);
+    assert_int_equal(H5Pget_nfilters(list), n);
+    H5Pclose(list);
+    H5Dclose(set);
+}
+
 static void check_layout(hid_t f)
 {
     static const struct { const char *name, *value; } texts[] = {
-        { "format_version", "1" }, { "prompt", "(two m\xc3\xa4n) (kiss)" }, { "negative_prompt", "" },
+        { "prompt", "(two m\xc3\xa4n) (kiss)" }, { "negative_prompt", "" },
         { "clean_prompt", "two m\xc3\xa4n kiss" }, { "solver", "unipc" }, { "family", "wan2.1-t2v" },
         { "checkpoints", "{\"dit\":\"ab\"}" }, { "build", "b" }, { "device", "cpu" },
         { "config", "model:\n  family: wan\n" }, { "run", "0003-s44" },
@@ -230,6 +286,13 @@ static void check_layout(hid_t f)
     }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         assert_true(read_number(f, numbers[i].name) == numbers[i].value);
+    char version[2] = "";
+    hid_t attribute = H5Aopen(f, "format_version", H5P_DEFAULT), text = H5Aget_type(attribute);
+    assert_true(H5Tis_variable_str(text) == 0 && H5Tget_size(text) == 2);
+    assert_true(H5Aread(attribute, text, version) >= 0);
+    assert_string_equal(version, "1");
+    H5Tclose(text);
+    H5Aclose(attribute);
     double d[S + 1];
     int32_t n[16];
     int rank;
@@ -262,10 +325,15 @@ static void check_layout(hid_t f)
     type = H5Tcopy(H5T_C_S1);
     H5Tset_size(type, H5T_VARIABLE);
     H5Tset_cset(type, H5T_CSET_UTF8);
-    assert_int_equal(read_all(f, "/attention/words", type, raw, 3, &rank, dims), 2);
-    assert_string_equal(raw[0], "two m\xc3\xa4n");
-    H5free_memory(raw[0]);
-    H5free_memory(raw[1]);
+    char fixed[2][8];
+    hid_t eight = H5Tcopy(H5T_C_S1);
+    H5Tset_size(eight, 8);
+    H5Tset_cset(eight, H5T_CSET_UTF8);
+    assert_int_equal(read_all(f, "/attention/words", eight, fixed, sizeof fixed, &rank, dims), 2);
+    assert_memory_equal(fixed[0], "two m\xc3\xa4", 7);
+    assert_string_equal(fixed[1], "kiss");
+    H5Tclose(eight);
+    check_filters(f, "/attention/words", 1);
     assert_int_equal(read_all(f, "/attention/token_pieces", type, raw, 3, &rank, dims), 3);
     assert_string_equal(raw[2], "</s>");
     for (int i = 0; i < 3; i++)
@@ -276,8 +344,8 @@ static void check_layout(hid_t f)
 static void check_labels(hid_t f, const char *name, int n, const char *first, const char *last)
 {
     char *raw[7];
-    hid_t set = H5Dopen2(f, name, H5P_DEFAULT), a = H5Aopen(set, "DIMENSION_LABELS", H5P_DEFAULT), type = H5Aget_type(a),
-          space = H5Aget_space(a);
+    hid_t set = H5Dopen2(f, name, H5P_DEFAULT), a = H5Aopen(set, "DIMENSION_LABELS", H5P_DEFAULT),
+          type = H5Aget_type(a), space = H5Aget_space(a);
     assert_int_equal(H5Sget_simple_extent_npoints(space), n);
     assert_true(H5Aread(a, type, raw) >= 0);
     assert_string_equal(raw[0], first);
@@ -287,14 +355,6 @@ static void check_labels(hid_t f, const char *name, int n, const char *first, co
     H5Sclose(space);
     H5Tclose(type);
     H5Aclose(a);
-    H5Dclose(set);
-}
-
-static void check_filters(hid_t f, const char *name, int n)
-{
-    hid_t set = H5Dopen2(f, name, H5P_DEFAULT), list = H5Dget_create_plist(set);
-    assert_int_equal(H5Pget_nfilters(list), n);
-    H5Pclose(list);
     H5Dclose(set);
 }
 
@@ -308,7 +368,7 @@ static void test_full(void **state)
     check_layout(f);
     check_labels(f, "/latents", 5, "row", "width");
     check_labels(f, "/attention/maps", 7, "step", "width");
-    check_labels(f, "/sigmas", 1, "row", "row");
+    check_labels(f, "/sigmas", 1, "steps_done", "steps_done");
     check_filters(f, "/latents", 3);
     check_filters(f, "/attention/maps", 3);
     check_filters(f, "/sigmas", 1);
@@ -330,7 +390,8 @@ static void test_full(void **state)
     assert_int_equal(read_all(f, "/velocity_steps", H5T_NATIVE_INT32, n, S, &rank, d), S);
     assert_int_equal(read_all(f, "/attention/maps", H5T_NATIVE_FLOAT, all, 6 * MAPS, &rank, d), 6 * MAPS);
     assert_int_equal(rank, 7);
-    assert_true(d[0] == 3 && d[1] == 2 && d[2] == HEADS && d[3] == WORDS && d[4] == F && d[5] == H / 2 && d[6] == W / 2);
+    assert_true(d[0] == 3 && d[1] == 2 && d[2] == HEADS && d[3] == WORDS && d[4] == F && d[5] == H / 2 &&
+                d[6] == W / 2);
     for (int k = 0; k < 3; k++)
         for (int l = 0; l < 2; l++)
             for (int i = 0; i < MAPS; i++)
@@ -467,7 +528,8 @@ static void refuse(const trace_spec *s, const char *part)
 static void test_bad_specs(void **state)
 {
     (void)state;
-    static const int32_t falling[] = { 0, 3, 2, 6 }, no_noise[] = { 1, 6 }, no_end[] = { 0, 5 }, far[] = { 6 }, twice[] = { 1, 1 };
+    static const int32_t falling[] = { 0, 3, 2, 6 }, no_noise[] = { 1, 6 }, no_end[] = { 0, 5 }, far[] = { 6 },
+                         twice[] = { 1, 1 };
     static const trace_word tokenless[] = { { "kiss", NULL, 0 } };
     trace_spec s;
 #define BAD(change, part) do { s = make_spec(); change; refuse(&s, part); } while (0)
@@ -509,8 +571,14 @@ static void test_misuse(void **state)
         case 1: assert_int_equal(trace_put_latents(t, 2, row, &e), 0); rc = trace_put_latents(t, 2, row, &e); break;
         case 2: rc = trace_put_attention(t, 3, 0, maps, &e); break;
         case 3: rc = trace_put_step(t, S, 1, 0, 1, 1, 0, &e); break;
-        case 4: assert_int_equal(trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e), 0); rc = trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e); break;
-        case 5: assert_int_equal(trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e), 0); rc = trace_put_step(t, 1, 0.6, 0.5, 1, 1, 0, &e); break;
+        case 4:
+            assert_int_equal(trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e), 0);
+            rc = trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e);
+            break;
+        case 5:
+            assert_int_equal(trace_put_step(t, 0, 1, 0.5, 1, 1, 0, &e), 0);
+            rc = trace_put_step(t, 1, 0.6, 0.5, 1, 1, 0, &e);
+            break;
         case 6: rc = trace_put_step(t, 0, NAN, 0.5, 1, 1, 0, &e); break;
         case 7: break;
         case 8:
@@ -535,7 +603,8 @@ static void test_misuse(void **state)
     s.velocity = false;
     s.latent_type = TRACE_F16;
     assert_int_equal(trace_create(&t, in_folder("mis.h5"), &s, &e), 0);
-    assert_int_equal(trace_put_velocity(t, 0, row, NULL), ERR_INTERNAL);     /* remembered though nobody took the sentence */
+    assert_int_equal(trace_put_velocity(t, 0, row, NULL),
+                     ERR_INTERNAL); /* remembered though nobody took the sentence */
     assert_int_equal(trace_commit(t, &e), ERR_INTERNAL);
     assert_says(e, "is not part of this trace");
     assert_int_equal(trace_create(&t, in_folder("mis.h5"), &s, &e), 0);

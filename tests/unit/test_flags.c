@@ -1,0 +1,98 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "experiments/flags.h"
+#include "experiments/interrupt.h"
+
+static const flag_spec SPECS[] = {
+    { "output-dir", 1, "output.dir", NULL, NULL },
+    { "set", 1, NULL, NULL, NULL },
+    { "store-latents", 0, "capture.latents.enabled", "true", NULL },
+    { "video-size", 2, NULL, NULL, NULL },
+    { "image-path", 1, NULL, NULL, "this build takes no images" },
+};
+
+static int parse(flags *f, err *e, int argc, char **argv)
+{
+    return flags_parse(f, "run", SPECS, sizeof SPECS / sizeof *SPECS, argc, argv, e);
+}
+
+#define PARSE(f, e, ...) \
+    parse((f), (e), (int)(sizeof((char *[]){ "run", __VA_ARGS__ }) / sizeof(char *)), (char *[]){ "run", __VA_ARGS__ })
+
+static void test_forms(void **state)
+{
+    (void)state;
+    flags f;
+    err e = { 0 };
+    assert_int_equal(PARSE(&f, &e, "--output_dir", "a", "--set=x.y=1", "--store-latents", "--set", "z=2", "--video_size", "32", "48",
+                           "--output-dir=b=c"), 0);
+    assert_int_equal(f.n_items, 6);
+    assert_string_equal(flags_value(&f, "output-dir"), "b=c");
+    assert_string_equal(f.items[1].values[0], "x.y=1");
+    assert_string_equal(f.items[3].values[0], "z=2");
+    assert_string_equal(flags_find(&f, "video-size")->values[1], "48");
+    assert_true(flags_given(&f, "store-latents"));
+    assert_null(flags_value(&f, "image-path"));
+    flags_release(&f);
+    assert_int_equal(PARSE(&f, &e, "--set", "a=-1", "--output-dir", "-5"), 0);      /* one hyphen is a value */
+    flags_release(&f);
+    assert_int_equal(PARSE(&f, &e, "--help"), 0);
+    assert_true(f.help);
+    flags_release(&f);
+    assert_int_equal(PARSE(&f, &e, "--version"), 0);
+    assert_true(f.version);
+    flags_release(&f);
+}
+
+static void refuses(const char *part, int argc, char **argv)
+{
+    flags f;
+    err e = { 0 };
+    assert_int_equal(parse(&f, &e, argc, argv), ERR_ARG);
+    if (!strstr(e.text, part))
+        fail_msg("'%s' does not say '%s'", e.text, part);
+    flags_release(&f);
+}
+#define REFUSES(part, ...) \
+    refuses((part), (int)(sizeof((char *[]){ "run", __VA_ARGS__ }) / sizeof(char *)), (char *[]){ "run", __VA_ARGS__ })
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    REFUSES("unknown option --store-latent: did you mean --store-latents?", "--store_latent");
+    REFUSES("'wanscope run --help' lists the options", "--quux-is-nothing");
+    REFUSES("--set needs a value after it, found the end", "--set");
+    REFUSES("--set needs a value after it, found '--store-latents'", "--set", "--store-latents");
+    REFUSES("--video-size needs two values", "--video-size", "32");
+    REFUSES("--video-size takes 2 values", "--video-size=32");
+    REFUSES("--store-latents takes no value", "--store-latents=yes");
+    REFUSES("unexpected argument 'cat'", "cat");
+    REFUSES("unexpected argument '--'", "--");
+    REFUSES("--image-path: this build takes no images", "--image-path", "a.png");
+}
+
+static void test_interrupt(void **state)
+{
+    (void)state;
+    err e = { 0 };
+    interrupt_clear();
+    assert_int_equal(interrupt_check(&e), 0);
+    interrupt_raise();
+    assert_true(interrupt_pending());
+    assert_int_equal(interrupt_check(&e), ERR_CANCELLED);
+    interrupt_clear();
+    assert_false(interrupt_pending());
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_forms), cmocka_unit_test(test_refusals), cmocka_unit_test(test_interrupt) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
