@@ -1,0 +1,301 @@
+/* The one forward pass. Formulas: Wan2.1/wan/modules/model.py:296-317, 493-607; wan-engine.md 5. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "core/dit/dit_internal.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+typedef struct {
+    dit *d;
+    const dit_input *in;
+    const hooks *h;
+    hook_point at;
+    rope_table rope;
+    kv_step kv;                              /* with a cache */
+    tensor x, hn, q, k, v, y, ffn;           /* views of L rows */
+    tensor t_mod[6], mod[6];                 /* views of G rows */
+    dit_work *w;
+} pass;
+
+static int show(pass *p, const char *module, int layer, const tensor *value, err *e)
+{
+    if (!p->h)
+        return 0;
+    hook_point at = p->at;
+    at.kind = HOOK_ACTIVATION;
+    at.layer = layer;
+    at.module = module;
+    if (!hooks_wanted(p->h, &at))
+        return 0;
+    hook_data data = { .value = value, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
+    return hooks_show(p->h, &at, &data, e);
+}
+
+static int show_in_block(pass *p, int layer, const char *part, const tensor *value, err *e)
+{
+    char name[48];
+    if (!p->h)
+        return 0;
+    snprintf(name, sizeof name, "blocks.%d%s", layer, part);
+    return show(p, name, layer, value, e);
+}
+
+/* t -> t_emb [G, D] and its six projections; the sinusoid is cos first, in f64, rounded once (model.py:18-28, 546-550) */
+static int embed_time(pass *p, err *e)
+{
+    int rc = 0;
+    dit *d = p->d;
+    dit_work *w = p->w;
+    int G = p->in->n_timesteps, half = d->cfg.freq_dim / 2;
+    int64_t D = d->cfg.dim;
+    for (int g = 0; g < G; g++)
+        for (int j = 0; j < half; j++) {
+            double angle = p->in->timesteps[g] * pow(10000.0, -(double)j / half);
+            if (p->in->sinusoid_f32)      /* Scope, diffusers: frequency and product in f32 */
+                angle = (double)((float)p->in->timesteps[g] * (float)exp((double)((float)-9.210340371976184 * (float)j / (float)half)));
+            w->host_sinusoid[g * d->cfg.freq_dim + j] = (float)cos(angle);
+            w->host_sinusoid[g * d->cfg.freq_dim + half + j] = (float)sin(angle);
+        }
+    tensor sinusoid = tensor_rows(&w->sinusoid, 0, G), hidden = tensor_rows(&w->t_hidden, 0, G);
+    tensor t_emb = tensor_rows(&w->t_emb, 0, G), silu = tensor_rows(&w->t_silu, 0, G);
+    TRY(op_upload(&sinusoid, w->host_sinusoid, e));
+    TRY(op_linear(&hidden, &sinusoid, &d->w.time_embedding_0.w, &d->w.time_embedding_0.b, ACT_SILU, e));
+    TRY(op_linear(&t_emb, &hidden, &d->w.time_embedding_2.w, &d->w.time_embedding_2.b, ACT_NONE, e));
+    TRY(show(p, "time_embedding", -1, &t_emb, e));
+    TRY(op_silu(&silu, &t_emb, e));
+    for (int k = 0; k < 6; k++) {      /* six separate products, so that each row of the table is contiguous for all G */
+        tensor wk = tensor_rows(&d->w.time_projection.w, k * D, D), bk = tensor_rows(&d->w.time_projection.b, k * D, D);
+        p->t_mod[k] = tensor_rows(&w->t_mod[k], 0, G);
+        p->mod[k] = tensor_rows(&w->mod[k], 0, G);
+        TRY(op_linear(&p->t_mod[k], &silu, &wk, &bk, ACT_NONE, e));
+    }
+out:
+    return rc;
+}
+
+static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, const tensor *norm, err *e)
+{
+    int rc = op_linear(out, x, &lin->w, &lin->b, ACT_NONE, e);
+    return rc ? rc : op_rmsnorm(out, out, norm, (float)p->d->cfg.eps, e);
+}
+
+/* Where a block works: the main stack or the hint blocks of VACE, which share everything but the stream, see no cache and
+ * are not shown to hooks. */
+typedef struct {
+    const dit_block *b;
+    tensor *x;               /* the residual stream */
+    int layer;
+    bool hint;
+} site;
+
+static int self_attention(pass *p, const site *s, err *e)
+{
+    int rc = 0, N = p->d->cfg.num_heads;
+    const dit_attention *w = &s->b->self_attn;
+    int64_t L = tensor_nrows(&p->x);
+    rope_table rope = p->rope;
+    attn_segment segment = { 0, L, 1, NULL };
+    attn_range padded = { 0, L };
+    if (s->hint)
+        rope.frame_offset = 0;
+    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[1], &p->mod[0], (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, e));
+    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, e));
+    TRY(op_linear(&p->v, &p->hn, &w->v.w, &w->v.b, ACT_NONE, e));
+    TRY(op_rope(&p->q, &rope, N, e));
+    TRY(op_rope(&p->k, &rope, N, e));
+    attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
+                    .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
+    tensor k_all, v_all;
+    if (s->hint) {
+        int64_t pad = p->in->vace_pad_keys ? (VACE_PAD - L % VACE_PAD) % VACE_PAD : 0;
+        k_all = tensor_rows(&p->w->k, 0, L + pad);
+        v_all = tensor_rows(&p->w->v, 0, L + pad);
+        if (pad) {
+            tensor k_pad = tensor_rows(&p->w->k, L, pad), v_pad = tensor_rows(&p->w->v, L, pad);
+            TRY(op_zero(&k_pad, e));
+            TRY(op_zero(&v_pad, e));
+        }
+        padded.end = L + pad;
+        segment.ranges = &padded;
+        a.k = &k_all;
+        a.v = &v_all;
+        a.plan = (attn_plan){ 1, &segment };
+    } else if (p->in->cache) {
+        TRY(kv_cache_write(p->in->cache, s->layer, &p->kv, &p->k, &p->v, e));
+        segment.n_ranges = p->kv.n_ranges;
+        segment.ranges = p->kv.ranges;
+        a.k = &p->in->cache->k[s->layer];
+        a.v = &p->in->cache->v[s->layer];
+        a.plan = (attn_plan){ 1, &segment };
+    }
+    TRY(op_attention(&a, e));
+    TRY(op_linear(&p->y, &p->hn, &w->o.w, &w->o.b, ACT_NONE, e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, ".self_attn", &p->y, e));
+    TRY(op_gate_add(s->x, &p->y, &p->mod[2], e));
+out:
+    return rc;
+}
+
+static int cross_attention(pass *p, const site *s, err *e)
+{
+    int rc = 0, N = p->d->cfg.num_heads;
+    const dit_attention *weights = &s->b->cross_attn;
+    dit_work *w = p->w;
+    TRY(op_layernorm(&p->hn, s->x, &s->b->norm3_w, &s->b->norm3_b, (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, e));
+    TRY(qk(p, &w->ctx_k, p->in->context, &weights->k, &weights->norm_k, e));
+    TRY(op_linear(&w->ctx_v, p->in->context, &weights->v.w, &weights->v.b, ACT_NONE, e));
+    attn_args a = { .out = &p->hn, .q = &p->q, .k = &w->ctx_k, .v = &w->ctx_v, .n_heads = N,
+                    .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->cross_plan };
+    hook_point at = p->at;
+    at.kind = HOOK_CROSS_ATTN;
+    at.layer = s->layer;
+    at.module = "cross_attn";
+    if (!s->hint && hooks_wanted(p->h, &at)) {
+        hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
+        TRY(hooks_show(p->h, &at, &data, e));
+    }
+    if (!s->hint && hooks_edited(p->h, &at))
+        TRY(hooks_apply(p->h, &at, NULL, &a, e));
+    else
+        TRY(op_attention(&a, e));
+    TRY(op_linear(&p->y, &p->hn, &weights->o.w, &weights->o.b, ACT_NONE, e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, ".cross_attn", &p->y, e));
+    TRY(op_gate_add(s->x, &p->y, NULL, e));
+out:
+    return rc;
+}
+
+static int block(pass *p, const site *s, err *e)
+{
+    int rc = 0;
+    for (int k = 0; k < 6; k++) {
+        tensor row = tensor_rows(&s->b->modulation, k, 1);
+        TRY(op_add_row(&p->mod[k], &p->t_mod[k], &row, e));
+    }
+    TRY(self_attention(p, s, e));
+    TRY(cross_attention(p, s, e));
+    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[4], &p->mod[3], (float)p->d->cfg.eps, e));
+    TRY(op_linear(&p->ffn, &p->hn, &s->b->ffn_0.w, &s->b->ffn_0.b, ACT_GELU_TANH, e));
+    TRY(op_linear(&p->y, &p->ffn, &s->b->ffn_2.w, &s->b->ffn_2.b, ACT_NONE, e));
+    TRY(op_gate_add(s->x, &p->y, &p->mod[5], e));
+    if (!s->hint)
+        TRY(show_in_block(p, s->layer, "", s->x, e));
+out:
+    return rc;
+}
+
+/* c = before_proj(patches of the VACE context) + x (VACE/vace/models/wan/modules/model.py:120-142) */
+static int begin_hints(pass *p, tensor *c, err *e)
+{
+    int rc = 0;
+    const dit_vace *v = &p->d->vace;
+    int64_t L = tensor_nrows(&p->x);
+    tensor patches = tensor_rows(&p->w->vace_patches, 0, L);
+    *c = tensor_rows(&p->w->c, 0, L);
+    TRY(op_patchify(&patches, p->in->vace_context, e));
+    TRY(op_linear(&p->y, &patches, &v->patch_embedding.w, &v->patch_embedding.b, ACT_NONE, e));
+    TRY(op_linear(c, &p->y, &v->before_proj.w, &v->before_proj.b, ACT_NONE, e));
+    TRY(op_gate_add(c, &p->x, NULL, e));
+out:
+    return rc;
+}
+
+/* Hint blocks depend on their own stream only, so each runs right before its hint is needed and no hint is kept. */
+static int add_hint(pass *p, int i, tensor *c, err *e)
+{
+    int rc = 0;
+    const dit_vace *v = &p->d->vace;
+    site s = { .b = &v->blocks[i], .x = c, .layer = -1, .hint = true };
+    TRY(block(p, &s, e));
+    TRY(op_linear(&p->y, c, &v->after_proj[i].w, &v->after_proj[i].b, ACT_NONE, e));
+    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)p->in->vace_scale, &p->y, e));
+out:
+    return rc;
+}
+
+static int check_vace(const dit *d, const dit_input *in, err *e)
+{
+    const tensor *c = in->vace_context, *x = in->latents;
+    if (!d->vace.n_blocks)
+        return ERR(e, ERR_CONFIG, "references or control video are given, but the model has no VACE weights; set model.vace");
+    int64_t want = tensor_cols(&d->vace.patch_embedding.w) / 4;
+    if (c->ndim != 4 || c->shape[0] != want || c->shape[1] != x->shape[1] || c->shape[2] != x->shape[2] || c->shape[3] != x->shape[3])
+        return ERR(e, ERR_SHAPE, "the VACE context is [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "], [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64
+                   "] is needed", c->shape[0], c->shape[1], c->shape[2], c->shape[3], want, x->shape[1], x->shape[2], x->shape[3]);
+    return 0;
+}
+
+int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
+{
+    int rc = 0;
+    int64_t C = in->latents->shape[0], F = in->latents->shape[1], H = in->latents->shape[2], W = in->latents->shape[3];
+    int64_t L = F * (H / 2) * (W / 2);
+    if (in->latents->ndim != 4 || C != d->cfg.in_dim || H % 2 || W % 2 || L < 1)
+        return ERR(e, ERR_SHAPE, "latents are [%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "], the DiT takes %d channels and even height and width",
+                   C, F, H, W, d->cfg.in_dim);
+    if (F + in->frame_offset > ROPE_POSITIONS || H / 2 > ROPE_POSITIONS || W / 2 > ROPE_POSITIONS)
+        return ERR(e, ERR_SHAPE, "a grid of %" PRId64 " x %" PRId64 " x %" PRId64 " tokens is beyond the %d rotary positions an axis; "
+                   "use fewer frames or a smaller size", F + in->frame_offset, H / 2, W / 2, ROPE_POSITIONS);
+    if (in->n_timesteps != 1 && in->n_timesteps != F)
+        return ERR(e, ERR_INTERNAL, "%d timesteps for %" PRId64 " frames", in->n_timesteps, F);
+    bool hints = in->vace_context && in->vace_scale != 0;
+    if (hints)
+        TRY(check_vace(d, in, e));
+    TRY(dit_work_reserve(w, d, L, in->n_timesteps, e));
+
+    pass p = { .d = d, .in = in, .h = h, .w = w, .at = { .layer = -1, .module = "" } };
+    if (where)
+        p.at = *where;
+    p.at.n_layers = d->cfg.num_layers;
+    p.rope = (rope_table){ .grid = { F, H / 2, W / 2 }, .frame_offset = in->frame_offset };
+    for (int a = 0; a < 3; a++) {
+        p.rope.pairs[a] = d->rope_pairs[a];
+        p.rope.cs[a] = &d->rope_cs[a];
+    }
+    p.x = tensor_rows(&w->x, 0, L);
+    p.hn = tensor_rows(&w->h, 0, L);
+    p.q = tensor_rows(&w->q, 0, L);
+    p.k = tensor_rows(&w->k, 0, L);
+    p.v = tensor_rows(&w->v, 0, L);
+    p.y = tensor_rows(&w->y, 0, L);
+    p.ffn = tensor_rows(&w->ffn, 0, L);
+    tensor patches = tensor_rows(&w->patches, 0, L), head = tensor_rows(&w->out, 0, L);
+
+    TRY(show(&p, "text_embedding", -1, in->context, e));
+    TRY(op_patchify(&patches, in->latents, e));
+    TRY(op_linear(&p.x, &patches, &d->w.patch_embedding.w, &d->w.patch_embedding.b, ACT_NONE, e));
+    TRY(show(&p, "patch_embedding", -1, &p.x, e));
+    TRY(embed_time(&p, e));
+    if (in->cache)
+        TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
+    tensor c = { 0 };
+    if (hints)
+        TRY(begin_hints(&p, &c, e));
+    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
+        site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
+        TRY(block(&p, &s, e));
+        if (hints && hint < d->vace.n_blocks && d->vace.layers[hint] == i)
+            TRY(add_hint(&p, hint++, &c, e));
+    }
+    if (in->cache)
+        kv_cache_commit(in->cache, &p.kv);
+
+    tensor t_emb = tensor_rows(&w->t_emb, 0, in->n_timesteps), mod[2];
+    for (int k = 0; k < 2; k++) {
+        tensor row = tensor_rows(&d->w.head_modulation, k, 1);
+        mod[k] = tensor_rows(&w->head_mod[k], 0, in->n_timesteps);
+        TRY(op_add_row(&mod[k], &t_emb, &row, e));
+    }
+    TRY(op_layernorm_mod(&p.hn, &p.x, &mod[1], &mod[0], (float)d->cfg.eps, e));
+    TRY(op_linear(&head, &p.hn, &d->w.head.w, &d->w.head.b, ACT_NONE, e));
+    TRY(show(&p, "head", -1, &head, e));
+    TRY(op_unpatchify(velocity, &head, e));
+out:
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* dit_internal: what dit.c (loading, memory) and dit_forward.c (the forward pass) share. */
+#ifndef WANSCOPE_DIT_INTERNAL_H
+#define WANSCOPE_DIT_INTERNAL_H
+
+#include "core/dit/dit.h"
+#include "core/dit/dit_weights.h"
+
+enum {
+    ROPE_POSITIONS = 1024,      /* model.py:477-485: tables for 1024 positions an axis */
+    VACE_PAD = 128,             /* scope/src/scope/core/pipelines/wan2_1/vace: keys padded to a multiple of this */
+};
+
+struct dit {
+    backend *be;
+    dit_config cfg;
+    const precision *prec;
+    dit_weights w;
+    dit_vace vace;                   /* n_blocks 0: none */
+    tensor rope_cs[3];               /* f32 [1024, pairs, 2] for frames, rows, columns */
+    int rope_pairs[3];
+};
+
+struct dit_work {
+    backend *be;
+    int64_t capacity;                /* tokens */
+    int64_t groups;                  /* timesteps the modulation tensors hold */
+    tensor patches, x, h, q, k, v, y, ffn, out;
+    tensor vace_patches, c;          /* the stream of the hint blocks; only with VACE */
+    tensor ctx_k, ctx_v;             /* [text_len, D] */
+    tensor sinusoid, t_hidden, t_emb, t_silu;   /* [G, ...] */
+    tensor t_mod[6], mod[6], head_mod[2];       /* [G, D] each */
+    float *host_sinusoid;
+};
+
+/* Makes room for L tokens and G timesteps; keeps what is there when it suffices. */
+int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e);
+
+#endif
