@@ -156,13 +156,13 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
     int rc = 0;
     *out = (engine_info){ .family = g->files.family, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
                           .two_experts = g->dit_file[1] != NULL };
-    if (g->t5_file) {
-        TRY(engine_need_t5(g, e));
-        out->t5 = umt5_get_config(g->t5);
+    if (g->t5_file) {      /* from the headers: asking opens no weights */
+        TRY(umt5_config_detect(&g->t5_cfg, g->t5_file, e));
+        out->t5 = &g->t5_cfg;
     }
     if (g->vae_file) {
-        TRY(engine_need_vae(g, e));
-        out->vae = vae_get_config(g->vae);
+        TRY(vae_config_detect(&g->vae_cfg, g->vae_file, e));
+        out->vae = &g->vae_cfg;
     }
     if (with_digests && !g->have_digests) {
         ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };

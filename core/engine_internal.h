@@ -17,6 +17,8 @@ struct engine {
     bool ftfy;
     ckpt *dit_file[2], *t5_file, *vae_file;    /* index 0: high noise, or the only expert; 1: low noise */
     dit_config dit_cfg;
+    umt5_config t5_cfg;                        /* filled by engine_get_info */
+    vae_config vae_cfg;
     dit *dits[2];
     umt5 *t5;
     vae *vae;

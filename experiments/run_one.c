@@ -49,12 +49,18 @@ static double now_seconds(void)
 
 /* ---- opening ---- */
 
-/* bf16 and fp8 are arithmetic of a GPU; a build that does not know them, and the CPU, compute in f32. */
+/* bf16 and fp8 are arithmetic of a GPU: the CPU computes in f32. A build that does not know them does too, and says so; traces
+ * and videos name what was used. */
 static const char *usable_precision(const config *cfg)
 {
     const char *name = config_enum_name("model.precision", cfg->model.precision);
     const precision *known;
-    return strcmp(cfg->model.device, "cpu") == 0 || precision_find(&known, name, NULL) ? "exact" : name;
+    if (strcmp(cfg->model.device, "cpu") == 0)
+        return "exact";
+    if (!precision_find(&known, name, NULL))
+        return name;
+    log_msg(LOG_WARN, "model.precision %s is not in this build: computing in f32 (exact)", name);
+    return "exact";
 }
 
 static int check_family(const config *cfg, const engine_info *info, err *e)

@@ -6,7 +6,7 @@ BIN=${BIN:-bin}
 OUT=${DEMO_OUT:-outputs}
 batch=$OUT/demo
 start=$(date +%s)
-if [ -d "$batch" ]; then
+if [ -f "$batch/config.yaml" ]; then
     "$BIN/wanscope" run --resume "$batch"
 else
     "$BIN/wanscope" run --config configs/default.yaml --output-dir "$OUT" --batch-name demo --set output.use_timestamp=false

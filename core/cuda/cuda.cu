@@ -222,7 +222,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
     cudaError_t status = cudaGetDeviceCount(&n);
     if (status != cudaSuccess || n == 0) {
         cudaGetLastError();
-        return ERR(e, ERR_DEVICE, "no usable NVIDIA GPU: %s; check the driver with nvidia-smi, or use --device cpu",
+        return ERR(e, ERR_DEVICE, "device cuda:%d: no usable NVIDIA GPU (%s); check the driver with nvidia-smi, or use --device cpu", device,
                    status == cudaSuccess ? "none is installed" : cudaGetErrorString(status));
     }
     if (device >= n)
