@@ -58,7 +58,7 @@ static void put_file(const char *name, const char *text)
     free(path);
 }
 
-static char *manifest_text(void)
+static __attribute__((noinline)) char *manifest_text(void)
 {
     char *text;
     size_t n;
