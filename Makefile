@@ -54,7 +54,7 @@ FEATURES += -DHAVE_CUDA
 LIBS += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt
 FOUND += CUDA
 else
-MISSING += "nvcc: no GPU engine"
+NO_CUDA := "no GPU engine: nvcc was not found, or CUDA=0"
 endif
 
 GIT_BUILD := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
@@ -90,6 +90,7 @@ FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 all: tools
 	@echo "built $(notdir $(PROGRAMS)) in $(BIN)/ with $(FOUND)"
 	@for m in $(MISSING); do echo "not found: $$m   (make setup installs it)"; done
+	@for m in $(NO_CUDA); do echo "$$m"; done
 	@echo "next: make demo   or   $(BIN)/wanscope --help"
 
 tools: $(PROGRAMS)
