@@ -2,7 +2,7 @@
 
     python3 evaluate.py psnr        --checkpoint DIR [--clips 256]
     python3 evaluate.py reconstruct --checkpoint DIR --out FOLDER      evaluation clips through the VAE
-    python3 evaluate.py sample      --checkpoint DIR --out FOLDER [--seeds 4] [--steps 20] [--shift 3] [--guidance 4]
+    python3 evaluate.py sample      --checkpoint DIR --out FOLDER [--seeds 4] [--steps 20] [--shift 3] [--guidance 6]
                                     [--captions FILE] [--dtype float32]
 
 The last two write one .npy a video (uint8 [F, H, W, 3]) in caption order, seeds adjacent, and captions.txt, as
@@ -81,7 +81,7 @@ def main():
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--shift", type=float, default=3.0)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=6.0)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch", type=int, default=128)
     args = parser.parse_args()
