@@ -38,6 +38,13 @@ void backend_close(backend *be)
     }
 }
 
+#ifndef HAVE_CUDA
+int backend_gpu_count(void)
+{
+    return 0;
+}
+#endif
+
 int backend_open(backend **out, const char *device, err *e)
 {
     *out = NULL;
@@ -45,7 +52,7 @@ int backend_open(backend **out, const char *device, err *e)
         return backend_open_cpu(out, e);
 #ifdef HAVE_CUDA
     if (!strcmp(device, "auto"))
-        return backend_cuda_count() > 0 ? backend_open_cuda(out, 0, e) : backend_open_cpu(out, e);
+        return backend_gpu_count() > 0 ? backend_open_cuda(out, 0, e) : backend_open_cpu(out, e);
     if (!strcmp(device, "cuda"))
         return backend_open_cuda(out, 0, e);
     if (!strncmp(device, "cuda:", 5)) {

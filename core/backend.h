@@ -124,9 +124,9 @@ struct backend {
 /* Opens "cpu", "cuda", "cuda:N" or "auto" (CUDA if this build has it and a GPU answers, else CPU). */
 int backend_open(backend **out, const char *device, err *e);
 int backend_open_cpu(backend **out, err *e);
+int backend_gpu_count(void);       /* usable GPUs: 0 without a driver, or in a build without CUDA */
 #ifdef HAVE_CUDA
 int backend_open_cuda(backend **out, int device, err *e);
-int backend_cuda_count(void);      /* usable GPUs; 0 without a driver */
 #endif
 void backend_close(backend *be);
 

@@ -55,7 +55,7 @@ static const char *usable_precision(const config *cfg)
 {
     const char *name = config_enum_name("model.precision", cfg->model.precision);
     const precision *known;
-    if (strcmp(cfg->model.device, "cpu") == 0)
+    if (strcmp(cfg->model.device, "cpu") == 0 || (strcmp(cfg->model.device, "auto") == 0 && backend_gpu_count() == 0))
         return "exact";
     if (!precision_find(&known, name, NULL))
         return name;

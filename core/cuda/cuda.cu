@@ -204,7 +204,7 @@ static backend_ops make_ops(void)
     return o;
 }
 
-extern "C" int backend_cuda_count(void)
+extern "C" int backend_gpu_count(void)
 {
     int n = 0;
     if (cudaGetDeviceCount(&n) != cudaSuccess) {
