@@ -68,6 +68,14 @@ int engine_open(engine **out, const engine_options *o, err *e)
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;
     }
+    /* HoloCine has the tensors of Wan 2.2: names and settings tell them apart */
+    if ((o->family && strcmp(o->family, "holocine") == 0) || (o->dit && *o->dit && g->files.dit_low && model_files_named_holocine(o->dit))) {
+        if (!g->files.dit_low) {
+            rc = ERR(e, ERR_CONFIG, "%s is one model and HoloCine has two experts: name them as model.dit and model.dit_low", g->files.dit);
+            goto out;
+        }
+        snprintf(g->files.family, sizeof g->files.family, "holocine");
+    }
     TRY(open_part(&g->dit_file[0], g->files.dit, CKPT_DIT, e));
     TRY(read_config(g->dit_file[0], g->files.config, &g->dit_cfg, e));
     if (o->text_len > 0)

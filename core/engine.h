@@ -39,8 +39,9 @@ typedef struct engine_options {
     int threads;                             /* CPU threads, 0 = all */
     int text_len;                            /* 0: as the checkpoint says */
     bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
+    const char *family;                      /* "holocine": two experts are that, whatever they are called; NULL or "": by the files */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);

@@ -10,10 +10,12 @@
 #include "core/base/fs.h"
 #include "core/base/log.h"
 #include "core/base/media.h"
+#include "core/dit/shots.h"
 #include "experiments/build_id.h"
 #include "experiments/flags.h"
 #include "experiments/interrupt.h"
 #include "experiments/run_one.h"
+#include "experiments/yaml_reader.h"
 
 int cmd_generate(int argc, char **argv);
 
@@ -39,14 +41,22 @@ static const char HELP[] =
     "                                   --negative-default none the empty text)\n"
     "  --video-size H W (256 256), or --height H --width W: multiples of 16\n"
     "  --video-length N | --frames N    4n+1 frames (81)\n"
-    "  --fps R (16)\n"
-    "  --infer-steps N | --steps N      (50; A14B 40)\n"
-    "  --guidance-scale G               1 switches guidance off (5; A14B 4 and 3)\n"
+    "  --fps R                          (16; HoloCine 15)\n"
+    "  --infer-steps N | --steps N      (50; Wan A14B 40)\n"
+    "  --guidance-scale G               1 switches guidance off (5; Wan A14B 4 and 3)\n"
     "  --guidance-scale-low G           of the low-noise expert\n"
-    "  --flow-shift S | --shift S       (5; A14B 12)\n"
+    "  --flow-shift S | --shift S       (5; Wan A14B 12)\n"
     "  --sample-solver NAME | --solver NAME    unipc, dpm++, flowmatch, or a name of sampling.solver\n"
     "  --seed N                         (random; -1 too)\n"
     "  --cpu-noise | --cuda-noise       noise of PyTorch's CPU (default) or CUDA generator\n"
+    "\n"
+    "several shots (HoloCine; docs/holocine.md)\n"
+    "  --global-caption TEXT --shot-captions TEXT TEXT ...    in place of --prompt; needs --video-length\n"
+    "  --prompt '[global caption] ... [per shot caption] ... [shot cut] ...'    the same as one text; needs the cuts\n"
+    "  --shot-cut-frames N N ...        first frame of each shot but the first (with captions: evenly spaced)\n"
+    "  --sparse true|false              sparse attention between shots (as the checkpoint's name says)\n"
+    "  --shot-mask-type id|normalized|alternating    for checkpoints with 17 input channels\n"
+    "  --shot-spans cleaned|raw  --lenient-shots  --latent-dtype f32|bf16    as upstream computes\n"
     "\n"
     "output\n"
     "  --save-path PATH | --output PATH    a file (.mp4, .y4m, for latents .safetensors) or a folder, in which the name is\n"
@@ -56,7 +66,6 @@ static const char HELP[] =
     "  --no-metadata                    leave the parameters out of the file\n"
     "  --quiet | --verbose | --help | --version\n";
 
-#define SHOTS "this build generates single-shot Wan videos"
 #define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
 #define LORA "this build reads no LoRA files"
 #define GUIDANCE "this build guides every step alike: no skipped steps, layers or windows"
@@ -117,11 +126,16 @@ static const flag_spec FLAGS[] = {
     { "fp8-t5", 0, NULL, "ignored", NULL },
     { "mixed-dtype", 0, NULL, "ignored", NULL },
     { "lycoris", 0, NULL, "ignored", NULL },
-    /* of H1111 and HoloCine: known, not in this build */
-    { "global-caption", 1, NULL, NULL, SHOTS },
-    { "shot-captions", 1, NULL, NULL, SHOTS },
-    { "shot-cut-frames", 1, NULL, NULL, SHOTS },
-    { "shot-mask-type", 1, NULL, NULL, SHOTS },
+    { "global-caption", 1, NULL, NULL, NULL },
+    { "shot-captions", FLAG_LIST, NULL, NULL, NULL },
+    { "shot-cut-frames", FLAG_LIST, NULL, NULL, NULL },
+    { "shot-mask-type", 1, "shots.mask_type", NULL, NULL },
+    { "sparse", 1, "shots.sparse", NULL, NULL },
+    { "shot-spans", 1, "shots.spans", NULL, NULL },
+    { "lenient-shots", 0, "shots.strict", "false", NULL },
+    { "family", 1, "model.family", NULL, NULL },
+    { "latent-dtype", 1, "sampling.latent_dtype", NULL, NULL },
+    /* of H1111: known, not in this build */
     { "image-path", 1, NULL, NULL, TEXT_ONLY },
     { "end-image-path", 1, NULL, NULL, TEXT_ONLY },
     { "video-path", 1, NULL, NULL, TEXT_ONLY },
@@ -154,7 +168,8 @@ typedef struct request {
     config cfg;
     bool loaded;
     bool video, images, latent;
-    char *prompt_template;         /* the prompt with every special character escaped */
+    char *prompt_template;         /* the prompt with every special character escaped; of captions, what they become */
+    bool structured;               /* captions in place of a prompt */
     int64_t seed;
 } request;
 
@@ -195,12 +210,21 @@ static const char *solver_of(const request *q)
     if (!name)
         name = flags_value(&q->f, "solver");
     if (!name)
-        return "unipc";
+        return "auto";
     if (strcmp(name, "dpm++") == 0)
         return "dpmpp";
     if (strcmp(name, "flowmatch") == 0 || strcmp(name, "holocine") == 0)
         return "diffsynth_euler";
     return name;
+}
+
+static const char *length_of(const request *q)
+{
+    static const char *const names[] = { "video-length", "frames", "num-frames" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (flags_given(&q->f, names[i]))
+            return flags_value(&q->f, names[i]);
+    return NULL;
 }
 
 static int check_choices(request *q, err *e)
@@ -212,12 +236,20 @@ static int check_choices(request *q, err *e)
         known |= strcmp(task, tasks[i]) == 0;
     if (!known)
         return ERR(e, ERR_ARG, "--task is '%s': this build makes videos from text with t2v-1.3B, t2v-14B and t2v-A14B", task);
-    if (!prompt)
-        return ERR(e, ERR_ARG, "no prompt: give --prompt 'what is to be seen'");
-    if (!prompt[strspn(prompt, " \t\n")])
+    q->structured = flags_given(&q->f, "global-caption") || flags_given(&q->f, "shot-captions");
+    if (q->structured && prompt)
+        return ERR(e, ERR_ARG, "--prompt and --%s are given: a multi-shot prompt is either one text with its marks or captions, not both",
+                   flags_given(&q->f, "global-caption") ? "global-caption" : "shot-captions");
+    if (q->structured && !flags_given(&q->f, "shot-captions"))
+        return ERR(e, ERR_ARG, "--global-caption requires --shot-captions: give one caption a shot");
+    if (q->structured && !flags_given(&q->f, "global-caption"))
+        return ERR(e, ERR_ARG, "--shot-captions requires --global-caption: say what all shots have in common");
+    if (q->structured && !length_of(q))
+        return ERR(e, ERR_ARG, "--video-length required for structured multi-shot input: the cuts are spaced in it");
+    if (!prompt && !q->structured)
+        return ERR(e, ERR_ARG, "no prompt: give --prompt 'what is to be seen', or --global-caption and --shot-captions");
+    if (prompt && !prompt[strspn(prompt, " \t\n")])
         return ERR(e, ERR_ARG, "the prompt is empty: give --prompt 'what is to be seen'");
-    if (strstr(prompt, "[shot cut]"))
-        log_msg(LOG_WARN, "the prompt has [shot cut] marks: " SHOTS ", so they are read as plain text");
     static const char *const others[] = { "euler", "vanilla", "step_distill" };      /* H1111's own schedules */
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(solver_of(q), others[i]) == 0)
@@ -244,6 +276,59 @@ static bool add(char **sets, int *n, char *text)
     return text != NULL;
 }
 
+/* Repeated flags add up: H1111's own page passes one caption a flag. */
+static bool add_captions(const request *q, char **sets, int *n)
+{
+    str list = STR_INIT;
+    char *global = escaped(flags_value(&q->f, "global-caption"));
+    bool ok = global && add(sets, n, str_format("shots.global_caption=%s", global));
+    str_add(&list, "shots.captions=[");
+    for (size_t i = 0, seen = 0; ok && i < q->f.n_items; i++)
+        for (int k = 0; ok && strcmp(q->f.items[i].spec->name, "shot-captions") == 0 && k < q->f.items[i].n_list; k++) {
+            char *text = escaped(q->f.items[i].list[k]);
+            str_add(&list, seen++ ? ", " : "");
+            if ((ok = text != NULL))
+                yml_quote(&list, text);
+            free(text);
+        }
+    str_addc(&list, ']');
+    ok = ok && !list.failed && add(sets, n, str_dup(str_text(&list)));
+    str_release(&list);
+    free(global);
+    return ok;
+}
+
+/* "--shot-cut-frames 41 81" or "41,81" -> "shots.cut_frames=[41,81]" */
+static bool add_cuts(const request *q, char **sets, int *n)
+{
+    str list = STR_INIT;
+    bool ok = true;
+    if (!flags_given(&q->f, "shot-cut-frames"))
+        return true;
+    str_add(&list, "shots.cut_frames=[");
+    for (size_t i = 0, seen = 0; i < q->f.n_items; i++)
+        for (int k = 0; strcmp(q->f.items[i].spec->name, "shot-cut-frames") == 0 && k < q->f.items[i].n_list; k++)
+            if (strcmp(q->f.items[i].list[k], "none"))
+                str_addf(&list, "%s%s", seen++ ? "," : "", q->f.items[i].list[k]);
+    str_addc(&list, ']');
+    ok = !list.failed && add(sets, n, str_dup(str_text(&list)));
+    str_release(&list);
+    return ok;
+}
+
+/* The scripts of HoloCine round the length of a multi-shot video to 4n+1 and say so. */
+static char *frames_set(const request *q, const char *text)
+{
+    char *end;
+    errno = 0;
+    long given = strtol(text, &end, 10);
+    bool shots = q->structured || flags_given(&q->f, "shot-cut-frames");
+    if (!shots || errno || end == text || *end || given < 1 || given > 100000 || shots_enforce((int)given) == given)
+        return str_format("video.frames=%s", text);
+    log_msg(LOG_INFO, "%ld frames become %d: videos have 4n+1 frames", given, shots_enforce((int)given));
+    return str_format("video.frames=%d", shots_enforce((int)given));
+}
+
 static int build_config(request *q, err *e)
 {
     int rc = 0, n = 0;
@@ -258,13 +343,20 @@ static int build_config(request *q, err *e)
         const flag_spec *spec = item->spec;
         if (strcmp(spec->name, "video-size") == 0)
             ok = add(sets, &n, str_format("video.height=%s", item->values[0])) && add(sets, &n, str_format("video.width=%s", item->values[1]));
+        else if (spec->key && strcmp(spec->key, "video.frames") == 0)
+            ok = add(sets, &n, frames_set(q, item->values[0]));
         else if (spec->key)
             ok = add(sets, &n, str_format("%s=%s", spec->key, spec->n_values ? item->values[0] : spec->value));
         else if (spec->value)
             log_msg(LOG_INFO, "--%s has no effect here: this program chooses how it computes by itself", spec->name);
     }
-    q->prompt_template = escaped(flags_value(&q->f, "prompt"));
-    ok = ok && q->prompt_template && add(sets, &n, str_format("prompt.template=%s", q->prompt_template));
+    if (q->structured) {
+        ok = ok && add_captions(q, sets, &n);
+    } else {
+        q->prompt_template = escaped(flags_value(&q->f, "prompt"));
+        ok = ok && q->prompt_template && add(sets, &n, str_format("prompt.template=%s", q->prompt_template));
+    }
+    ok = ok && add_cuts(q, sets, &n);
     ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
     ok = ok && add(sets, &n, str_format("model.seed=%" PRId64, q->seed));
     if (!ok) {
@@ -273,6 +365,8 @@ static int build_config(request *q, err *e)
     }
     TRY(config_load(&q->cfg, NULL, (const char *const *)sets, n, &notes, e));
     q->loaded = true;
+    if (q->structured && !(q->prompt_template = str_dup(q->cfg.prompt.template)))
+        rc = ERR(e, ERR_MEMORY, "out of memory for the prompt");
     for (int i = 0; i < notes.n; i++)
         log_msg(LOG_INFO, "%s", notes.items[i]);
 out:

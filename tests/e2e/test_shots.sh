@@ -1,0 +1,102 @@
+# Multi-shot videos from the command line and from YAML, on a tiny stand-in for HoloCine: two experts named as theirs.
+. tests/e2e/lib.sh
+
+for kind in full sparse; do
+    mkdir -p scene/HoloCine_dit/$kind
+    for x in high low; do cp "$MODEL/diffusion_pytorch_model.safetensors" scene/HoloCine_dit/$kind/${kind}_${x}_noise.safetensors; done
+    sed 's/"text_len": 16/"text_len": 256/' "$MODEL/config.json" >scene/HoloCine_dit/$kind/config.json
+done
+cp -r "$MODEL/google" "$MODEL"/*.pth scene/
+FULL=$TMP/scene/HoloCine_dit/full/full_high_noise.safetensors
+SPARSE=$TMP/scene/HoloCine_dit/sparse/sparse_high_noise.safetensors
+
+# frames NAME WHY A B: ok when two videos show the same
+frames() {
+    command -v ffmpeg >/dev/null 2>&1 || { skip "$1" "no ffmpeg"; return; }
+    check "$1" "$2" sh -c "ffmpeg -v error -i $3 -f rawvideo -y 1.raw && ffmpeg -v error -i $4 -f rawvideo -y 2.raw && cmp 1.raw 2.raw"
+}
+
+# ---- generate: captions, one text, and the same from YAML ----
+B="$W generate --device cpu --video-size 32 48 --infer-steps 2 --seed 3 --ckpt-dir"
+G="$B $FULL --video-length 13"
+RAW='[global caption] a cat. This scene contains 3 shots. [per shot caption] red [shot cut] two (big) dogs [shot cut] [character1], "blue"'
+check shots-structured "captions fail:" $G --global-caption " a cat." --shot-captions red "two (big) dogs" '[character1], "blue"' --save-path a.mp4
+check shots-raw "the same as one text fails:" $G --prompt "$RAW" --shot-cut-frames 5 9 --save-path b.mp4
+frames shots-same "captions and the same text give different videos:" a.mp4 b.mp4
+check shots-repeated-flags "repeated flags fail:" $G --global_caption " a cat." --shot_captions red --shot_captions "two (big) dogs" --shot_captions '[character1], "blue"' \
+    --shot_cut_frames 6 --shot_cut_frames 9 --save-path c.mp4
+check shots-repeated-same "repeated flags lose captions:" cmp a.mp4 c.mp4
+check shots-plain "a prompt without marks fails:" $G --prompt "a cat" --save-path plain.mp4
+check shots-length "a length that is not 4n+1 fails:" $B $FULL --video-length 12 --global-caption " a cat." --shot-captions red "two (big) dogs" '[character1], "blue"' --save-path d.mp4
+check shots-length-same "12 frames do not become 13:" cmp a.mp4 d.mp4
+check shots-sparse "the sparse checkpoint fails:" $B $SPARSE --video-length 13 --prompt "$RAW" --shot-cut-frames 5 9 --save-path s.mp4
+check shots-sparse-differs "sparse attention gives the same video:" sh -c '! cmp -s a.mp4 s.mp4'
+check shots-sparse-by-flag "--sparse true fails:" $G --prompt "$RAW" --shot-cut-frames 5 9 --sparse true --save-path t.mp4
+frames shots-sparse-same "--sparse true and the sparse checkpoint of the same weights differ:" s.mp4 t.mp4
+check shots-one "one shot fails:" $G --global-caption "a cat" --shot-captions "red, and blue" --save-path one.mp4
+check shots-one-raw "one shot as text fails:" $G --prompt "[global caption] a cat This scene contains 1 shots. [per shot caption] red, and blue" --shot-cut-frames none --save-path one-raw.mp4
+frames shots-one-same "one shot as caption and as text differ:" one.mp4 one-raw.mp4
+check shots-bf16 "--latent-dtype bf16 fails:" $G --prompt "$RAW" --shot-cut-frames 5 9 --latent-dtype bf16 --save-path bf16.mp4
+check shots-lenient "--lenient-shots fails:" $G --prompt "red [shot cut] blue" --shot-cut-frames 5 --lenient-shots --save-path l.mp4
+check shots-experts "experts given one by one fail:" $B scene --dit-high-noise $FULL --dit-low-noise ${FULL%high_noise.safetensors}low_noise.safetensors --video-length 13 \
+    --prompt "$RAW" --shot-cut-frames 5 9 --save-path e.mp4
+check shots-experts-same "experts given one by one make another video:" cmp b.mp4 e.mp4
+if command -v ffprobe >/dev/null 2>&1; then
+    got=$(ffprobe -v error -select_streams v -show_entries stream=r_frame_rate -of csv=p=0 a.mp4)
+    if [ "$got" = "15/1" ]; then ok shots-fps; else bad shots-fps "expected 15/1, found $got"; fi
+    check shots-metadata "cuts and prompt are not in the file:" sh -c "ffprobe -v error -show_entries format_tags=comment -of csv=p=0 a.mp4 | grep -F cut_frames | grep -F 'contains 3 shots' | grep -qF diffsynth_euler"
+else
+    skip shots-fps "no ffprobe"
+fi
+
+cat >scene.yaml <<YAML
+model: {path: $FULL, device: cpu, seed: 3}
+video: {width: 48, height: 32, frames: 13}
+sampling: {steps: 2}
+shots:
+  global_caption: "a [cat|dog]."
+  captions: [red, "two \\\\(big\\\\) dogs", "[character1], \\"blue\\""]
+batch: {name: scene}
+output: {use_timestamp: false}
+YAML
+check shots-yaml "a config with captions fails:" "$W" run --config scene.yaml --quiet --output-dir out
+frames shots-yaml-same "YAML and flags give different videos:" a.mp4 "out/scene/runs/0000*/s3/video.mp4"
+check shots-yaml-alternatives "the alternatives of a caption are not both made:" sh -c "test \$(ls -d out/scene/runs/*/s3 | wc -l) = 2"
+check shots-yaml-resolved "the resolved config lacks the cuts:" grep -q "cut_frames: \[5, 9\]" out/scene/config.yaml
+check shots-yaml-again "the resolved config does not run:" "$W" run --config out/scene/config.yaml --quiet --set output.dir=out2
+check shots-yaml-again-same "the resolved config makes other runs:" sh -c "cmp out/scene/runs/0001*/s3/video.mp4 out2/scene/runs/0001*/s3/video.mp4"
+
+# ---- what is refused, each in a sentence ----
+N="$G --save-path x.mp4"
+says shots-both-modes 2 "not both" $N --prompt a --global-caption b --shot-captions c
+says shots-no-captions 2 "--global-caption requires --shot-captions" $N --global-caption b
+says shots-no-global 2 "--shot-captions requires --global-caption" $N --shot-captions b
+says shots-no-length 2 "--video-length required for structured multi-shot input" $B $FULL --save-path x.mp4 --global-caption b --shot-captions c d
+says shots-empty-list 2 "needs one or more values after it" $N --global-caption b --shot-captions
+says shots-count 2 "Expected 2 shot cuts for 3 shots, got 1" $N --global-caption a --shot-captions b c d --shot-cut-frames 5
+says shots-range 2 "Shot cut frame 13 out of range [1, 12]" $N --global-caption a --shot-captions b c --shot-cut-frames 13
+says shots-range-zero 2 "Shot cut frame 0 out of range [1, 12]" $N --global-caption a --shot-captions b c --shot-cut-frames 0
+says shots-order 2 "Shot cut frames must be in ascending order: 5 comes behind 9" $N --global-caption a --shot-captions b c d --shot-cut-frames 9 5
+says shots-collide 2 "the cuts 1 and 2 both fall on frame 5" $N --global-caption a --shot-captions b c d --shot-cut-frames 4 6
+says shots-round-out 2 "falls on frame 13 (cuts are at 4n+1), where the video of 13 frames has ended" $N --global-caption a --shot-captions b c --shot-cut-frames 12
+says shots-too-many 2 "5 shots do not fit into a video of 13 frames" $N --global-caption a --shot-captions b c d e f
+says shots-not-a-frame 2 "entry 1 of shots.cut_frames is 'soon'" $N --global-caption a --shot-captions b c --shot-cut-frames soon
+says shots-empty-caption 2 "the caption of shot 2 is empty" $N --global-caption a --shot-captions b " "
+says shots-raw-no-cuts 2 "the prompt has captions for 3 shots and no cuts are given, so no shot could be told its caption: set shots.cut_frames, evenly spaced that is [5, 9]" $N --prompt "$RAW"
+says shots-raw-count 2 "Expected 2 shot cuts for 3 shots, got 1" $N --prompt "$RAW" --shot-cut-frames 5
+says shots-raw-no-global 2 "has no [global caption] mark" $N --prompt "[per shot caption] a [shot cut] b" --shot-cut-frames 5
+says shots-raw-no-shots 2 "no [per shot caption] mark" $N --prompt "[global caption] a" --shot-cut-frames 5
+says shots-raw-early-cut 2 "[shot cut] stands before [per shot caption]" $N --prompt "[global caption] a [shot cut] [per shot caption] b" --shot-cut-frames 5
+says shots-raw-open-end 2 "the prompt ends with [shot cut]" $N --prompt "[global caption] a [per shot caption] b [shot cut]" --shot-cut-frames 5
+says shots-truncated 2 "since the end of the prompt is cut off: shorten it" $N --prompt "[global caption] $(printf 'cat %.0s' $(seq 300)) [per shot caption] b [shot cut] c" --shot-cut-frames 5
+says shots-mask-type 2 "takes 16 channels, not 17" $N --prompt "$RAW" --shot-cut-frames 5 9 --shot-mask-type normalized
+says shots-sparse-no-cuts 2 "sparse attention is between shots; set shots.cut_frames" $B $SPARSE --video-length 13 --prompt "a cat" --save-path x.mp4
+says shots-bf16-solver 2 "set sampling.solver to diffsynth_euler (found unipc)" $N --prompt "$RAW" --shot-cut-frames 5 9 --latent-dtype bf16 --sample-solver unipc
+says shots-family 2 "is one model and HoloCine has two experts" "$W" generate --ckpt-dir "$MODEL" --family holocine --prompt a --save-path x.mp4
+R="$W run --config scene.yaml --quiet --output-dir bad"
+says shots-yaml-both 2 "prompt.template and shots.captions are both given" sh -c "sed 's/^shots:/prompt: {template: a}\nshots:/' scene.yaml >both.yaml; '$W' run --config both.yaml --quiet --output-dir bad"
+says shots-yaml-mark 2 "a caption holds the mark [shot cut]" $R --set 'shots.captions=["a [shot cut] b", c]'
+says shots-yaml-one-text 2 "shots.captions is 'a, b', expected a list of texts" sh -c "sed 's/captions: .*/captions: \"a, b\"/' scene.yaml >one.yaml; '$W' run --config one.yaml --quiet --output-dir bad"
+says shots-yaml-blend 2 "set schedules.prompt_interpolation to step" $R --set "schedules.prompt={0: '[global caption] a [per shot caption] b', 1: '[global caption] a [per shot caption] c'}" --set 'shots.cut_frames=[5,9]'
+says shots-yaml-variation 2 "variation 1: the caption of shot 1 is empty" $R --set shots.captions='["[a|]", b, c]'
+check shots-refusals-write-nothing "a refused command wrote something:" sh -c 'test ! -e x.mp4 && test ! -e bad'
