@@ -66,6 +66,22 @@ check shots-yaml-resolved "the resolved config lacks the cuts:" grep -q "cut_fra
 check shots-yaml-again "the resolved config does not run:" "$W" run --config out/scene/config.yaml --quiet --set output.dir=out2
 check shots-yaml-again-same "the resolved config makes other runs:" sh -c "cmp out/scene/runs/0001*/s3/video.mp4 out2/scene/runs/0001*/s3/video.mp4"
 
+# ---- traces ----
+check shots-trace "a trace of shots fails:" "$W" run --config scene.yaml --quiet --output-dir out3 --max-variations 1 --store-latents --store-attention --set 'capture.attention.words=[red, cat]'
+T3=$(ls out3/scene/runs/*/s3/trace.h5)
+if command -v h5dump >/dev/null 2>&1; then
+    check shots-trace-cuts "the first frames are wrong:" sh -c "h5dump -d /shots/first_frames $T3 | grep -q '(0): 0, 5, 9' && h5dump -d /shots/first_latents $T3 | grep -q '(0): 0, 2, 3'"
+    check shots-trace-latents "the shots of the latent frames are wrong:" sh -c "h5dump -d /shots/latent_shot $T3 | grep -q '(0): 0, 0, 1, 2'"
+    check shots-trace-captions "the captions are wrong:" sh -c "h5dump -d /shots/captions $T3 | grep -q 'two (big) dogs' && h5dump -d /shots/global_caption $T3 | grep -q 'contains 3 shots'"
+    check shots-trace-tokens "the token spans are missing:" sh -c "h5dump -d /shots/token_begin $T3 && h5dump -d /shots/token_end $T3 && h5dump -d /shots/global_tokens $T3 | grep -q '(0): 0, '"
+    check shots-trace-plain "an ordinary video has shots:" sh -c "'$W' run --config scene.yaml --quiet --output-dir out5 --store-latents --template cat && ! h5dump -n 1 out5/scene/runs/*/s3/trace.h5 | grep /shots"
+else
+    skip shots-trace-cuts "no h5dump"
+fi
+check shots-trace-again "a second trace fails:" "$W" run --config scene.yaml --quiet --output-dir out4 --max-variations 1 --store-latents --store-attention --set 'capture.attention.words=[red, cat]'
+check shots-trace-same "two traces of one run differ:" sh -c "cmp $T3 out4/scene/runs/*/s3/trace.h5"
+check shots-trace-compare "compare does not read a trace with shots:" "$W" compare $T3 out4/scene/runs/*/s3/trace.h5
+
 # ---- what is refused, each in a sentence ----
 N="$G --save-path x.mp4"
 says shots-both-modes 2 "not both" $N --prompt a --global-caption b --shot-captions c
