@@ -82,6 +82,19 @@ check shots-trace-again "a second trace fails:" "$W" run --config scene.yaml --q
 check shots-trace-same "two traces of one run differ:" sh -c "cmp $T3 out4/scene/runs/*/s3/trace.h5"
 check shots-trace-compare "compare does not read a trace with shots:" "$W" compare $T3 out4/scene/runs/*/s3/trace.h5
 
+X="$BIN/attention-export --batch-dir out3/scene --word red"
+if [ -x "$BIN/attention-export" ]; then
+    check shots-map "the map of one shot fails:" $X --format csv --shot 0
+    check shots-map-frames "the map of shot 0 has other frames than 0 and 1:" sh -c "test \"\$(cut -d, -f1 out3/scene/analysis/attention/*red*shot0.csv | sort -u | tr '\n' ' ')\" = '0 1 frame '"
+    check shots-map-other "the map of another shot fails:" $X --format csv --shot 2
+    check shots-map-blocked "a word of the first caption is seen in another shot:" sh -c "tail -n +2 out3/scene/analysis/attention/*red*shot2.csv | awk -F, '\$1 != 3 || \$4 != 0 { exit 1 }'"
+    check shots-map-overlay "an overlay of one shot fails:" $X --format png --overlay --shot 1
+    says shots-map-none 2 "the video has 3 shots, numbered from 0" $X --format csv --shot 3
+    says shots-map-mp4 2 "--shot cuts frames out" $X --format mp4 --shot 1
+else
+    skip shots-map "no attention-export in this build"
+fi
+
 # ---- what is refused, each in a sentence ----
 N="$G --save-path x.mp4"
 says shots-both-modes 2 "not both" $N --prompt a --global-caption b --shot-captions c
