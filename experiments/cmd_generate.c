@@ -13,6 +13,7 @@
 #include "core/dit/shots.h"
 #include "experiments/build_id.h"
 #include "experiments/flags.h"
+#include "experiments/from_video.h"
 #include "experiments/interrupt.h"
 #include "experiments/run_one.h"
 #include "experiments/yaml_reader.h"
@@ -57,6 +58,9 @@ static const char HELP[] =
     "  --sparse true|false              sparse attention between shots (as the checkpoint's name says)\n"
     "  --shot-mask-type id|normalized|alternating    for checkpoints with 17 input channels\n"
     "  --shot-spans cleaned|raw  --lenient-shots  --latent-dtype f32|bf16    as upstream computes\n"
+    "\n"
+    "repeating\n"
+    "  --from-video FILE                everything but the model as the .mp4 or .png FILE says it was made; further options win\n"
     "\n"
     "output\n"
     "  --save-path PATH | --output PATH    a file (.mp4, .y4m, for latents .safetensors) or a folder, in which the name is\n"
@@ -106,6 +110,7 @@ static const flag_spec FLAGS[] = {
     { "seed", 1, NULL, NULL, NULL },
     { "cpu-noise", 0, "sampling.noise", "torch-cpu", NULL },
     { "cuda-noise", 0, "sampling.noise", "torch-cuda", NULL },
+    { "from-video", 1, NULL, NULL, NULL },
     { "save-path", 1, NULL, NULL, NULL },
     { "output", 1, NULL, NULL, NULL },
     { "output-type", 1, NULL, NULL, NULL },
@@ -187,9 +192,10 @@ typedef struct request {
     config cfg;
     bool loaded;
     bool video, images, latent;
-    char *prompt_template;         /* the prompt with every special character escaped; of captions, what they become */
+    char *prompt_template;         /* the prompt with every special character escaped, or what captions become */
     bool structured;               /* captions in place of a prompt */
     int64_t seed;
+    json *recorded;                /* of --from-video */
 } request;
 
 static char *escaped(const char *text)
@@ -210,7 +216,7 @@ static int choose_seed(request *q, err *e)
     const char *text = flags_value(&q->f, "seed");
     char *end = NULL;
     errno = 0;
-    long long given = text ? strtoll(text, &end, 10) : -1;
+    long long given = text ? strtoll(text, &end, 10) : q->recorded ? json_get_int(q->recorded, "seed", -1) : -1;
     if (text && (errno || end == text || *end || given < -1 || given > INT64_C(9007199254740992)))
         return ERR(e, ERR_ARG, "--seed is '%s': expected a whole number from 0 to 9007199254740992, or -1 for a random one", text);
     q->seed = given;
@@ -263,9 +269,9 @@ static int check_choices(request *q, err *e)
         return ERR(e, ERR_ARG, "--global-caption requires --shot-captions: give one caption a shot");
     if (q->structured && !flags_given(&q->f, "global-caption"))
         return ERR(e, ERR_ARG, "--shot-captions requires --global-caption: say what all shots have in common");
-    if (q->structured && !length_of(q))
+    if (q->structured && !length_of(q) && !flags_given(&q->f, "from-video"))
         return ERR(e, ERR_ARG, "--video-length required for structured multi-shot input: the cuts are spaced in it");
-    if (!prompt && !q->structured)
+    if (!prompt && !q->structured && !flags_given(&q->f, "from-video"))
         return ERR(e, ERR_ARG, "no prompt: give --prompt 'what is to be seen', or --global-caption and --shot-captions");
     if (prompt && !prompt[strspn(prompt, " \t\n")])
         return ERR(e, ERR_ARG, "the prompt is empty: give --prompt 'what is to be seen'");
@@ -350,13 +356,24 @@ static char *frames_set(const request *q, const char *text)
 
 static int build_config(request *q, err *e)
 {
-    int rc = 0, n = 0;
+    int rc = 0, n = 0, n_recorded = 0;
     bool ok = true;
     config_notes notes = { 0 };
-    char **sets = calloc(q->f.n_items + 16, sizeof *sets);
-    if (!sets)
-        return ERR(e, ERR_MEMORY, "out of memory for the command line");
+    char **sets = NULL, **recorded = NULL;
+    if (q->recorded && (rc = from_video_sets(&recorded, &n_recorded, q->recorded, flags_value(&q->f, "from-video"), e)))
+        goto out;
+    if (!(sets = calloc(q->f.n_items + 16 + (size_t)n_recorded, sizeof *sets))) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
+        goto out;
+    }
     ok = ok && add(sets, &n, str_dup("video.width=256")) && add(sets, &n, str_dup("video.height=256"));
+    for (int i = 0; i < n_recorded; i++) {      /* sets owns them now; later ones win */
+        const char *key = q->structured ? "prompt.template=" : "";
+        if (*key && str_starts_with(recorded[i], key))
+            continue;
+        sets[n++] = recorded[i];
+        recorded[i] = NULL;
+    }
     for (size_t i = 0; ok && i < q->f.n_items; i++) {
         const flag_item *item = &q->f.items[i];
         const flag_spec *spec = item->spec;
@@ -371,12 +388,14 @@ static int build_config(request *q, err *e)
     }
     if (q->structured) {
         ok = ok && add_captions(q, sets, &n);
-    } else {
-        q->prompt_template = escaped(flags_value(&q->f, "prompt"));
-        ok = ok && q->prompt_template && add(sets, &n, str_format("prompt.template=%s", q->prompt_template));
+    } else if (flags_given(&q->f, "prompt")) {
+        char *text = escaped(flags_value(&q->f, "prompt"));
+        ok = ok && text && add(sets, &n, str_format("prompt.template=%s", text));
+        free(text);
     }
     ok = ok && add_cuts(q, sets, &n);
-    ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
+    if (flags_given(&q->f, "sample-solver") || flags_given(&q->f, "solver"))
+        ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
     ok = ok && add(sets, &n, str_format("model.seed=%" PRId64, q->seed));
     if (!ok) {
         rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
@@ -384,7 +403,7 @@ static int build_config(request *q, err *e)
     }
     TRY(config_load(&q->cfg, NULL, (const char *const *)sets, n, &notes, e));
     q->loaded = true;
-    if (q->structured && !(q->prompt_template = str_dup(q->cfg.prompt.template)))
+    if (!(q->prompt_template = str_dup(q->cfg.prompt.template)))
         rc = ERR(e, ERR_MEMORY, "out of memory for the prompt");
     for (int i = 0; i < notes.n; i++)
         log_msg(LOG_INFO, "%s", notes.items[i]);
@@ -393,6 +412,9 @@ out:
     for (int i = 0; i < n; i++)
         free(sets[i]);
     free(sets);
+    for (int i = 0; i < n_recorded; i++)
+        free(recorded[i]);
+    free(recorded);
     return rc;
 }
 
@@ -503,6 +525,8 @@ static int generate(request *q, err *e)
     targets to = { 0 };
     char *frames = NULL;
     TRY(check_choices(q, e));
+    if (flags_given(&q->f, "from-video"))
+        TRY(from_video_read(&q->recorded, flags_value(&q->f, "from-video"), e));
     TRY(choose_seed(q, e));
     TRY(build_config(q, e));
     TRY(template_parse(&t, q->prompt_template, strlen(q->prompt_template), "--prompt", e));
@@ -510,6 +534,10 @@ static int generate(request *q, err *e)
     TRY(runner_open(&r, &q->cfg, e));
     const engine_info *info = runner_info(r);
     TRY(check_task(q, info, e));
+    if (q->recorded) {
+        TRY(runner_digests(r, e));
+        from_video_compare(q->recorded, info, flags_value(&q->f, "from-video"));
+    }
     if (!info->vae && (q->video || q->images)) {
         rc = ERR(e, ERR_CONFIG, "there is no VAE beside the model, so no video can be made: give --vae, or --output-type latent");
         goto out;
@@ -572,6 +600,7 @@ int cmd_generate(int argc, char **argv)
     if (q.loaded)
         config_release(&q.cfg);
     free(q.prompt_template);
+    json_free(q.recorded);
     flags_release(&q.f);
     return err_exit_code(rc);
 }

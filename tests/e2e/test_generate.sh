@@ -22,6 +22,18 @@ if command -v ffprobe >/dev/null 2>&1; then
 else
     skip generate-ffprobe "no ffprobe"
 fi
+if command -v ffprobe >/dev/null 2>&1; then
+    check from-video "--from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --save-path again.mp4
+    check from-video-same "the repeated video is another:" cmp a.mp4 again.mp4
+    check from-video-options-win "an option beside --from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --seed 4 --prompt other --save-path other.mp4
+    check from-video-other "an option beside --from-video has no effect:" sh -c '! cmp -s a.mp4 other.mp4'
+    check from-image "--from-video with a PNG fails:" sh -c "'$W' generate --ckpt-dir $MODEL --device cpu --from-video \$(ls img/*/frame/frame_000.png) --save-path png.mp4"
+    check from-image-same "the video repeated from a PNG is another:" cmp a.mp4 png.mp4
+    says from-video-bare 2 "it carries no parameters" "$W" generate --ckpt-dir "$MODEL" --from-video g.mp4 --save-path x.mp4
+    says from-video-missing 2 "nothere.mp4" "$W" generate --ckpt-dir "$MODEL" --from-video nothere.mp4 --save-path x.mp4
+else
+    skip from-video "no ffmpeg"
+fi
 check generate-no-parts "half-written files are left:" sh -c '! find . -name "*.part" | grep .'
 says generate-image 2 "from text only" $G --save-path x.mp4 --image-path p.png
 says generate-no-prompt 2 "no prompt" "$W" generate --ckpt-dir "$MODEL" --save-path x.mp4

@@ -49,6 +49,9 @@ else
     skip shots-fps "no ffprobe"
 fi
 
+check shots-from-video "--from-video of a multi-shot video fails:" $B scene --from-video t.mp4 --save-path t2.mp4
+check shots-from-video-same "the repeated video is another:" cmp t.mp4 t2.mp4
+
 cat >scene.yaml <<YAML
 model: {path: $FULL, device: cpu, seed: 3}
 video: {width: 48, height: 32, frames: 13}
