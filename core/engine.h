@@ -112,6 +112,17 @@ typedef struct run_shots {
 } run_shots;
 #define RUN_SHOTS_INIT { 0, NULL, false, SHOT_MASK_NONE, false, false }
 
+/* Skip-layer guidance (H1111 wan2_generate_video.py, run_sampling), in guided steps only: the prediction of a model that leaves
+ * out some blocks shows where not to go. v = u + g (c - u) + scale (c - k), k the pass with the negative prompt without them;
+ * or, `uncond`, u itself is that pass and there is no third one. */
+typedef struct run_skip {
+    int n_layers;
+    const int *layers;                       /* blocks from 0, each once */
+    double scale;
+    int begin, end;                          /* steps begin .. end - 1 */
+    bool uncond;
+} run_skip;
+
 typedef struct run_params {
     int width, height, frames;               /* pixels, multiples of 16; 4n+1 */
     uint64_t seed;
@@ -128,11 +139,12 @@ typedef struct run_params {
     const double *guidance;                  /* n_guidance is 1, or steps. 1 skips the unconditional pass */
     int n_guidance;
     const run_shots *shots;                  /* NULL: an ordinary video */
+    const run_skip *skip;                    /* NULL: none */
     bool latents_bf16;                       /* round latents, guidance, Euler update and timestep to bf16 as DiffSynth does
                                               * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
 } run_params;
 #define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
-                          NULL, false }
+                          NULL, NULL, false }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */

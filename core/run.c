@@ -95,6 +95,23 @@ static int guide(const run_params *r, tensor *cond, const tensor *uncond, double
     return rc ? rc : op_axpby(cond, 1.0f, uncond, (float)guidance, cond, e);
 }
 
+/* skip[layer] of the blocks to leave out; NULL without skip-layer guidance. free() *out. */
+static int skipped_blocks(bool **out, const engine *g, const run_params *r, err *e)
+{
+    *out = NULL;
+    if (!r->skip || !r->skip->n_layers)
+        return 0;
+    if (!(*out = calloc((size_t)g->dit_cfg.num_layers, sizeof **out)))
+        return ERR(e, ERR_MEMORY, "no memory for %d layers", g->dit_cfg.num_layers);
+    for (int i = 0; i < r->skip->n_layers; i++) {
+        int layer = r->skip->layers[i];
+        if (layer < 0 || layer >= g->dit_cfg.num_layers)
+            return ERR(e, ERR_CONFIG, "sampling.slg_layers names %d, but there are %d transformer blocks, numbered from 0", layer, g->dit_cfg.num_layers);
+        (*out)[layer] = true;
+    }
+    return 0;
+}
+
 /* The first tensor of a checkpoint that holds NaN or infinity: the likely cause of a run that went bad. */
 static const ckpt_tensor *first_bad_tensor(const ckpt *c)
 {
@@ -169,7 +186,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     schedule s = { 0 };
     solver *sol = NULL;
     dit_work *work = NULL;
-    tensor cond = { 0 }, uncond = { 0 };
+    tensor cond = { 0 }, uncond = { 0 }, away = { 0 };
+    bool *skip = NULL;
     shot_run shots = { 0 };
     context_slot slots[2] = { { 0 } };
     int *expert = NULL;
@@ -182,12 +200,15 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         goto out;
     }
     TRY(engine_schedule(g, r, &s, expert, e));
+    TRY(skipped_blocks(&skip, g, r, e));
     TRY(shot_run_begin(&shots, g, r, shape, e));
     for (int i = 0; i < r->steps; i++)
         TRY(engine_need_dit(g, expert[i], e));
     TRY(tensor_new(latents, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&cond, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&uncond, g->be, DT_F32, 4, shape, e));
+    if (skip && !r->skip->uncond)
+        TRY(tensor_new(&away, g->be, DT_F32, 4, shape, e));
     TRY(solver_new(&sol, g->be, &s, 4, shape, e));
     TRY(dit_work_new(&work, g->dits[expert[0]], shape[1], shape[2], shape[3], e));
     if (!(host = malloc((size_t)tensor_count(latents) * sizeof *host))) {
@@ -217,8 +238,17 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
             TRY(context_get(g, &slots[1], r->uncond, expert[i], e));
             TRY(shot_run_pass(&shots, text, false, latents, &in, e));
             in.context = &slots[1].context;
+            bool skips = skip && i >= r->skip->begin && i < r->skip->end;
+            in.skip_block = skips && r->skip->uncond ? skip : NULL;
             TRY(dit_forward(d, work, &in, &uncond, h, &at, e));
+            if (skips && !r->skip->uncond) {      /* of no branch that hooks know */
+                in.skip_block = skip;
+                TRY(dit_forward(d, work, &in, &away, NULL, NULL, e));
+                TRY(op_axpby(&away, 1.0f, &cond, -1.0f, &away, e));
+            }
             TRY(guide(r, &cond, &uncond, guidance, e));
+            if (skips && !r->skip->uncond)
+                TRY(op_axpby(&cond, 1.0f, &cond, (float)r->skip->scale, &away, e));
             at.cond = true;
         } else if (r->latents_bf16) {
             TRY(bf16_round(&cond, e));
@@ -239,6 +269,8 @@ out:
     solver_free(sol);
     dit_work_free(work);
     shot_run_end(&shots);
+    free(skip);
+    tensor_free(&away);
     tensor_free(&cond);
     tensor_free(&uncond);
     tensor_free(&slots[0].context);

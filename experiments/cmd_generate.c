@@ -46,6 +46,8 @@ static const char HELP[] =
     "  --infer-steps N | --steps N      (50; Wan A14B 40)\n"
     "  --guidance-scale G               1 switches guidance off (5; Wan A14B 4 and 3)\n"
     "  --guidance-scale-low G           of the low-noise expert\n"
+    "  --cfg-skip-mode M --cfg-apply-ratio R    leave guidance out of some steps (docs/config.md)\n"
+    "  --slg-layers A,B --slg-mode original|uncond --slg-scale S --slg-start R --slg-end R    skip-layer guidance\n"
     "  --flow-shift S | --shift S       (5; Wan A14B 12)\n"
     "  --sample-solver NAME | --solver NAME    unipc, dpm++, flowmatch, or a name of sampling.solver\n"
     "  --seed N                         (random; -1 too)\n"
@@ -72,7 +74,7 @@ static const char HELP[] =
 
 #define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
 #define LORA "this build reads no LoRA files"
-#define GUIDANCE "this build guides every step alike: no skipped steps, layers or windows"
+#define WINDOWS "this build denoises a video as a whole: ask for as many frames as the model was trained for"
 
 static const flag_spec FLAGS[] = {
     { "prompt", 1, NULL, NULL, NULL },
@@ -175,14 +177,21 @@ static const flag_spec FLAGS[] = {
     { "lora-weight-high", 1, NULL, NULL, LORA },
     { "lora-multiplier-high", 1, NULL, NULL, LORA },
     { "save-merged-model", 1, NULL, NULL, LORA },
-    { "cfg-skip-mode", 1, NULL, NULL, GUIDANCE },
-    { "cfg-apply-ratio", 1, NULL, NULL, GUIDANCE },
-    { "slg-layers", 1, NULL, NULL, GUIDANCE },
-    { "slg-scale", 1, NULL, NULL, GUIDANCE },
-    { "slg-start", 1, NULL, NULL, GUIDANCE },
-    { "slg-end", 1, NULL, NULL, GUIDANCE },
-    { "slg-mode", 1, NULL, NULL, GUIDANCE },
-    { "use-context-windows", 0, NULL, NULL, GUIDANCE },
+    { "cfg-skip-mode", 1, "sampling.cfg_skip_mode", NULL, NULL },
+    { "cfg-apply-ratio", 1, "sampling.cfg_apply_ratio", NULL, NULL },
+    { "slg-layers", 1, "sampling.slg_layers", NULL, NULL },
+    { "slg-scale", 1, "sampling.slg_scale", NULL, NULL },
+    { "slg-start", 1, "sampling.slg_start", NULL, NULL },
+    { "slg-end", 1, "sampling.slg_end", NULL, NULL },
+    { "slg-mode", 1, "sampling.slg_mode", NULL, NULL },
+    { "use-context-windows", 0, NULL, NULL, WINDOWS },
+    { "context-length", 1, NULL, NULL, WINDOWS },
+    { "context-overlap", 1, NULL, NULL, WINDOWS },
+    { "context-schedule", 1, NULL, NULL, WINDOWS },
+    { "context-stride", 1, NULL, NULL, WINDOWS },
+    { "context-closed-loop", 0, NULL, NULL, WINDOWS },
+    { "context-fuse-method", 1, NULL, NULL, WINDOWS },
+    { "context-dim", 1, NULL, NULL, WINDOWS },
     { "preview", 1, NULL, NULL, "this build shows progress only; 'wanscope run' writes previews and traces" },
     { "trim-tail-frames", 1, NULL, NULL, "this build keeps every frame: ask for fewer with --video-length" },
 };

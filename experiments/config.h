@@ -39,6 +39,8 @@ typedef enum { NEGATIVE_WAN, NEGATIVE_NONE } config_negative;
 /* How (word:1.5) acts on the word's rows E of the text embedding. norm_preserving is the identity (harness.md 1.5). */
 typedef enum { WEIGHTING_MULTIPLY, WEIGHTING_INTERPOLATION, WEIGHTING_NORM_PRESERVING,
                WEIGHTING_NONE } config_weighting;
+typedef enum { CFG_SKIP_NONE, CFG_SKIP_EARLY, CFG_SKIP_LATE, CFG_SKIP_EARLY_LATE, CFG_SKIP_MIDDLE, CFG_SKIP_ALTERNATE } config_cfg_skip;
+typedef enum { SLG_ORIGINAL, SLG_UNCOND } config_slg;
 /* shots.sparse: auto follows the name of the checkpoint */
 typedef enum { SPARSE_AUTO, SPARSE_NO, SPARSE_YES } config_sparse;
 typedef enum { SHOT_CHANNEL_NONE, SHOT_CHANNEL_ID, SHOT_CHANNEL_NORMALIZED, SHOT_CHANNEL_ALTERNATING } config_shot_channel;
@@ -86,6 +88,11 @@ typedef struct config {
         int noise;             /* config_noise */
         int64_t noise_sms, noise_threads_per_sm;   /* geometry of the GPU whose noise torch-cuda reproduces */
         int latent_dtype;      /* config_latent_dtype */
+        int cfg_skip;          /* config_cfg_skip */
+        double cfg_ratio;
+        int_ranges slg_layers; /* blocks that skip-layer guidance leaves out; empty: none of it */
+        double slg_scale, slg_start, slg_end;
+        int slg_mode;          /* config_slg */
     } sampling;
     struct {
         char *template;

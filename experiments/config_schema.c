@@ -15,6 +15,8 @@ static const char *const NEGATIVES[] = { "wan", "none", NULL };
 static const char *const WEIGHTINGS[] = { "multiply", "interpolation", "norm_preserving", "none", NULL };
 static const char *const GUIDANCES[] = { "linear", "step", "cosine", NULL };
 static const char *const PROMPTS[] = { "slerp", "lerp", "step", NULL };
+static const char *const CFG_SKIPS[] = { "none", "early", "late", "early_late", "middle", "alternate", NULL };
+static const char *const SLG_MODES[] = { "original", "uncond", NULL };
 static const char *const SPARSES[] = { "auto", "false", "true", NULL };
 static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "alternating", NULL };
 static const char *const SPANS[] = { "cleaned", "raw", NULL };
@@ -99,6 +101,18 @@ const setting SETTINGS[] = {
            "torch-cuda: threads of one multiprocessor (RTX 30 and 40: 1536)"),
     ENUM("sampling.latent_dtype", sampling.latent_dtype, LATENT_DTYPES, "f32",
          "bf16: latents, guidance, update and timestep are rounded as DiffSynth's pipeline does; needs diffsynth_euler"),
+    ENUM("sampling.cfg_skip_mode", sampling.cfg_skip, CFG_SKIPS, "none",
+         "steps that are not guided, for speed: early, late, both ends, the middle, or every so many"),
+    DOUBLE("sampling.cfg_apply_ratio", sampling.cfg_ratio, 0, 1, 0, "1", "share of the steps that are guided, with "
+                                                                         "cfg_skip_mode"),
+    OTHER("sampling.slg_layers", SETTING_RANGES, sampling.slg_layers, "",
+          "skip-layer guidance: transformer blocks, from 0, that the worse of two predictions leaves out; empty: none of "
+          "it"),
+    DOUBLE("sampling.slg_scale", sampling.slg_scale, 0, 1000, 0, "3", "its weight, in mode original"),
+    DOUBLE("sampling.slg_start", sampling.slg_start, 0, 1, 0, "0", "first step of it, as a share of the steps"),
+    DOUBLE("sampling.slg_end", sampling.slg_end, 0, 1, 0, "0.3", "step before which it ends, as a share of the steps"),
+    ENUM("sampling.slg_mode", sampling.slg_mode, SLG_MODES, "original",
+         "original: a third model call a step; uncond: the unconditional call itself leaves the blocks out"),
 
     TEXT("prompt.template", prompt.template, "", "the prompt, with alternatives and marks: templates.md"),
     { "prompt.template_file", SETTING_PATH, AT(prompt.template_file), 0, 0, 0, 0, NULL, ONLY_READ, "",

@@ -61,7 +61,8 @@ static void add_texts(list *l, const json *from)
 {
     static const char *const KEYS[][2] = {
         { "marked_prompt", "prompt.template" }, { "weighting", "prompt.weighting" }, { "noise", "sampling.noise" }, { "solver", "sampling.solver" },
-        { "latent_dtype", "sampling.latent_dtype" }, { "precision", "model.precision" }, { "prompt_interpolation", "schedules.prompt_interpolation" },
+        { "latent_dtype", "sampling.latent_dtype" }, { "precision", "model.precision" }, { "cfg_skip_mode", "sampling.cfg_skip_mode" },
+        { "slg_layers", "sampling.slg_layers" }, { "slg_mode", "sampling.slg_mode" }, { "prompt_interpolation", "schedules.prompt_interpolation" },
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
         const char *value = json_get_string(from, KEYS[i][0], NULL);
@@ -79,7 +80,8 @@ static void add_numbers(list *l, const json *from)
     static const char *const KEYS[][2] = {
         { "width", "video.width" }, { "height", "video.height" }, { "frames", "video.frames" }, { "fps", "video.fps" }, { "steps", "sampling.steps" },
         { "shift", "sampling.shift" }, { "guidance_scale", "sampling.guidance_scale" }, { "guidance_scale_low", "sampling.guidance_scale_low" },
-        { "boundary", "sampling.boundary" }, { "noise_sms", "sampling.noise_sms" }, { "noise_threads_per_sm", "sampling.noise_threads_per_sm" },
+        { "boundary", "sampling.boundary" }, { "cfg_apply_ratio", "sampling.cfg_apply_ratio" },
+        { "slg_scale", "sampling.slg_scale" }, { "slg_start", "sampling.slg_start" }, { "slg_end", "sampling.slg_end" }, { "noise_sms", "sampling.noise_sms" }, { "noise_threads_per_sm", "sampling.noise_threads_per_sm" },
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
         if (json_get(from, KEYS[i][0]))

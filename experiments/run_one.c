@@ -15,6 +15,7 @@
 #include "experiments/batch.h"
 #include "experiments/build_id.h"
 #include "experiments/capture.h"
+#include "experiments/guidance.h"
 #include "experiments/interrupt.h"
 #include "experiments/preview.h"
 #include "experiments/shot_text.h"
@@ -33,6 +34,8 @@ struct runner {
     double *guidance;                  /* one a step */
     run_shots shots;                   /* in params when there are cuts */
     int *cuts;
+    run_skip skip;
+    int *skip_layers;
     bool uses_negative;
     struct {
         char label[160];
@@ -137,6 +140,30 @@ static int fill_shots(runner *r, err *e)
     return 0;
 }
 
+static int fill_skip(runner *r, int steps, err *e)
+{
+    const config *c = r->cfg;
+    int layers = r->info.dit->num_layers, n = 0;
+    int64_t last = int_ranges_last(&c->sampling.slg_layers);
+    if (last >= layers)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers names %" PRId64 ", but there are %d transformer blocks, numbered from 0", last, layers);
+    if (int_ranges_count(&c->sampling.slg_layers, layers) == layers)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers names all %d transformer blocks: leave some, usually one or two in the middle are named", layers);
+    if (!int_ranges_count(&c->sampling.slg_layers, layers))
+        return 0;
+    if (c->sampling.latent_dtype == LATENT_BF16)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers and latent_dtype bf16 exclude each other: the pipeline whose roundings those are has no skip-layer guidance");
+    if (!(r->skip_layers = calloc((size_t)layers, sizeof *r->skip_layers)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d layers", layers);
+    for (int i = 0; i < layers; i++)
+        if (int_ranges_contains(&c->sampling.slg_layers, i))
+            r->skip_layers[n++] = i;
+    r->skip = (run_skip){ .n_layers = n, .layers = r->skip_layers, .scale = c->sampling.slg_scale, .begin = (int)(c->sampling.slg_start * steps),
+                          .end = (int)(c->sampling.slg_end * steps), .uncond = c->sampling.slg_mode == SLG_UNCOND };
+    r->params.skip = &r->skip;
+    return 0;
+}
+
 static int fill_params(runner *r, err *e)
 {
     const config *c = r->cfg;
@@ -167,8 +194,11 @@ static int fill_params(runner *r, err *e)
     for (int k = 0; k < steps; k++) {
         double fallback = expert[k] ? c->sampling.guidance_scale_low : c->sampling.guidance_scale;
         r->guidance[k] = guidance_schedule_at(&c->schedules.guidance, c->schedules.guidance_interpolation, k, fallback);
+        if (!guidance_applies((config_cfg_skip)c->sampling.cfg_skip, c->sampling.cfg_ratio, k, steps))
+            r->guidance[k] = 1;
         r->uses_negative |= r->guidance[k] != 1;
     }
+    TRY(fill_skip(r, steps, e));
     int64_t shape[4];
     TRY(engine_latent_shape(r->g, &r->params, shape, e));
     int64_t ignored;
@@ -229,6 +259,7 @@ void runner_close(runner *r)
     engine_close(r->g);
     free(r->guidance);
     free(r->cuts);
+    free(r->skip_layers);
     free(r);
 }
 
@@ -374,6 +405,20 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     if (r->info.two_experts) {
         jw_kdouble(&w, "guidance_scale_low", c->sampling.guidance_scale_low);
         jw_kdouble(&w, "boundary", c->sampling.boundary);
+    }
+    if (c->sampling.cfg_skip != CFG_SKIP_NONE) {
+        jw_kstring(&w, "cfg_skip_mode", config_enum_name("sampling.cfg_skip_mode", c->sampling.cfg_skip));
+        jw_kdouble(&w, "cfg_apply_ratio", c->sampling.cfg_ratio);
+    }
+    if (r->params.skip) {
+        str layers = STR_INIT;
+        int_ranges_print(&c->sampling.slg_layers, &layers);
+        jw_kstring(&w, "slg_layers", str_text(&layers));
+        str_release(&layers);
+        jw_kdouble(&w, "slg_scale", c->sampling.slg_scale);
+        jw_kdouble(&w, "slg_start", c->sampling.slg_start);
+        jw_kdouble(&w, "slg_end", c->sampling.slg_end);
+        jw_kstring(&w, "slg_mode", config_enum_name("sampling.slg_mode", c->sampling.slg_mode));
     }
     if (c->schedules.guidance.n > 0) {
         jw_key(&w, "guidance");

@@ -297,7 +297,8 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
         TRY(begin_hints(&p, &c, e));
     for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
         site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
-        TRY(block(&p, &s, e));
+        if (!in->skip_block || !in->skip_block[i])
+            TRY(block(&p, &s, e));
         if (hints && hint < d->vace.n_blocks && d->vace.layers[hint] == i)
             TRY(add_hint(&p, hint++, &c, e));
     }

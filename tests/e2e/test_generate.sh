@@ -22,7 +22,19 @@ if command -v ffprobe >/dev/null 2>&1; then
 else
     skip generate-ffprobe "no ffprobe"
 fi
+check slg "skip-layer guidance fails:" $G --save-path slg.mp4 --slg-layers 1 --slg-mode original --slg-end 1
+check slg-acts "skip-layer guidance changes nothing:" sh -c '! cmp -s a.mp4 slg.mp4'
+check slg-uncond "skip-layer guidance in the unconditional pass fails:" $G --save-path slg2.mp4 --slg-layers 1 --slg-mode uncond --slg-end 1
+check slg-over "skip-layer guidance that is over before it begins fails:" $G --save-path slg3.mp4 --slg-layers 1 --slg-start 0.5 --slg-end 0.5
+says slg-layer 2 "sampling.slg_layers names 2, but there are 2 transformer blocks" $G --save-path x.mp4 --slg-layers 2
+says slg-all 2 "names all 2 transformer blocks" $G --save-path x.mp4 --slg-layers 0,1
+check cfg-skip "skipped guidance fails:" $G --save-path skip.mp4 --cfg-skip-mode late --cfg-apply-ratio 0.5
+check cfg-skip-acts "skipped guidance changes nothing:" sh -c '! cmp -s a.mp4 skip.mp4'
+says cfg-skip-mode 2 "expected none, early, late, early_late, middle or alternate" $G --save-path x.mp4 --cfg-skip-mode often
+says context-windows 2 "denoises a video as a whole" $G --save-path x.mp4 --use-context-windows
 if command -v ffprobe >/dev/null 2>&1; then
+    check from-video-slg "--from-video of skip-layer guidance fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video slg.mp4 --save-path slg-again.mp4
+    check from-video-slg-same "the repeated video is another:" cmp slg.mp4 slg-again.mp4
     check from-video "--from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --save-path again.mp4
     check from-video-same "the repeated video is another:" cmp a.mp4 again.mp4
     check from-video-options-win "an option beside --from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --seed 4 --prompt other --save-path other.mp4
