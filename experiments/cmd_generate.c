@@ -15,6 +15,7 @@
 #include "experiments/flags.h"
 #include "experiments/from_video.h"
 #include "experiments/interrupt.h"
+#include "experiments/prompt_file.h"
 #include "experiments/run_one.h"
 #include "experiments/yaml_reader.h"
 
@@ -61,6 +62,9 @@ static const char HELP[] =
     "  --shot-mask-type id|normalized|alternating    for checkpoints with 17 input channels\n"
     "  --shot-spans cleaned|raw  --lenient-shots  --latent-dtype f32|bf16    as upstream computes\n"
     "\n"
+    "  --from-file FILE                 a video for each line of FILE: 'prompt --d seed --w width --h height --f frames --s steps\n"
+    "                                   --g guidance --fs shift --n negative'; '#' begins a comment; --save-path is a folder\n"
+    "\n"
     "repeating\n"
     "  --from-video FILE                everything but the model as the .mp4 or .png FILE says it was made; further options win\n"
     "\n"
@@ -69,6 +73,8 @@ static const char HELP[] =
     "                                   made of date, time and seed\n"
     "  --output-type video|images|latent|both    both: video and latent\n"
     "  --crf N                          0 lossless .. 51 (10)\n"
+    "  --preview N                      every N steps a rough look at the latents, previews/latent_preview.mp4 beside the video\n"
+    "  --preview-suffix TEXT            behind the name of that file\n"
     "  --no-metadata                    leave the parameters out of the file\n"
     "  --quiet | --verbose | --help | --version\n";
 
@@ -113,11 +119,14 @@ static const flag_spec FLAGS[] = {
     { "cpu-noise", 0, "sampling.noise", "torch-cpu", NULL },
     { "cuda-noise", 0, "sampling.noise", "torch-cuda", NULL },
     { "from-video", 1, NULL, NULL, NULL },
+    { "from-file", 1, NULL, NULL, NULL },
     { "save-path", 1, NULL, NULL, NULL },
     { "output", 1, NULL, NULL, NULL },
     { "output-type", 1, NULL, NULL, NULL },
     { "crf", 1, "video.crf", NULL, NULL },
     { "quality", 1, "video.quality", NULL, NULL },
+    { "preview", 1, NULL, NULL, NULL },
+    { "preview-suffix", 1, NULL, NULL, NULL },
     { "no-metadata", 0, NULL, NULL, NULL },
     { "quiet", 0, NULL, NULL, NULL },
     { "verbose", 0, NULL, NULL, NULL },
@@ -192,7 +201,6 @@ static const flag_spec FLAGS[] = {
     { "context-closed-loop", 0, NULL, NULL, WINDOWS },
     { "context-fuse-method", 1, NULL, NULL, WINDOWS },
     { "context-dim", 1, NULL, NULL, WINDOWS },
-    { "preview", 1, NULL, NULL, "this build shows progress only; 'wanscope run' writes previews and traces" },
     { "trim-tail-frames", 1, NULL, NULL, "this build keeps every frame: ask for fewer with --video-length" },
 };
 
@@ -204,6 +212,7 @@ typedef struct request {
     char *prompt_template;         /* the prompt with every special character escaped, or what captions become */
     bool structured;               /* captions in place of a prompt */
     int64_t seed;
+    int number;                    /* of a prompt of --from-file, from 1; 0: the only one */
     json *recorded;                /* of --from-video */
 } request;
 
@@ -443,6 +452,8 @@ static int check_task(const request *q, const engine_info *info, err *e)
 
 typedef struct targets {
     char *video, *latent, *images, *images_part;
+    char *preview;                 /* of the latents, without its ending */
+    int preview_every;
 } targets;
 
 static void targets_release(targets *t)
@@ -451,6 +462,7 @@ static void targets_release(targets *t)
     free(t->latent);
     free(t->images);
     free(t->images_part);
+    free(t->preview);
     *t = (targets){ 0 };
 }
 
@@ -459,13 +471,37 @@ static int refuse_existing(const char *path, err *e)
     return path && fs_exists(path) ? ERR(e, ERR_ARG, "%s exists already: remove it or choose another --save-path", path) : 0;
 }
 
+static bool is_file_name(const char *path)
+{
+    return str_ends_with(path, ".mp4") || str_ends_with(path, ".y4m") || str_ends_with(path, ".safetensors");
+}
+
+static int choose_preview(targets *t, const request *q, const char *folder, err *e)
+{
+    const char *text = flags_value(&q->f, "preview"), *suffix = flags_value(&q->f, "preview-suffix");
+    char *end = NULL;
+    long every = text ? strtol(text, &end, 10) : 0;
+    if (!text)
+        return suffix ? ERR(e, ERR_ARG, "--preview-suffix belongs to --preview N, which is not given") : 0;
+    if (end == text || *end || every < 1 || every > 1000)
+        return ERR(e, ERR_ARG, "--preview is '%s': expected a number of steps from 1 to 1000", text);
+    if (suffix && strchr(suffix, '/'))
+        return ERR(e, ERR_ARG, "--preview-suffix is '%s': it becomes part of a file's name and cannot hold '/'", suffix);
+    char *dir = fs_join(folder, "previews");
+    t->preview_every = (int)every;
+    t->preview = dir ? str_format("%s/latent_preview%s%s", dir, suffix ? "_" : "", suffix ? suffix : "") : NULL;
+    int rc = t->preview ? fs_mkdirs(dir, e) : ERR(e, ERR_MEMORY, "out of memory");
+    free(dir);
+    return rc;
+}
+
 static int choose_targets(targets *t, const request *q, err *e)
 {
     int rc = 0;
     const char *path = flags_value(&q->f, "save-path"), *ending = media_have_ffmpeg() ? "mp4" : "y4m";
     if (!path)
         path = flags_value(&q->f, "output");
-    bool file = str_ends_with(path, ".mp4") || str_ends_with(path, ".y4m") || str_ends_with(path, ".safetensors");
+    bool file = is_file_name(path);
     char *folder = NULL, *base = NULL;
     *t = (targets){ 0 };
     if (file) {
@@ -492,7 +528,7 @@ static int choose_targets(targets *t, const request *q, err *e)
         if (localtime_r(&now, &local))
             strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
         folder = str_dup(path);
-        char *leaf = str_format("%s_%" PRId64, stamp, q->seed);
+        char *leaf = q->number ? str_format("%s_%03d_%" PRId64, stamp, q->number, q->seed) : str_format("%s_%" PRId64, stamp, q->seed);
         base = leaf ? fs_join(path, leaf) : NULL;
         free(leaf);
     }
@@ -508,6 +544,7 @@ static int choose_targets(targets *t, const request *q, err *e)
     TRY(refuse_existing(t->latent, e));
     TRY(refuse_existing(t->images, e));
     TRY(fs_mkdirs(folder, e));
+    TRY(choose_preview(t, q, folder, e));
 out:
     free(folder);
     free(base);
@@ -564,7 +601,8 @@ static int generate(request *q, err *e)
     log_msg(LOG_INFO, "%s on %s, %" PRId64 " x %" PRId64 ", %" PRId64 " frames, %" PRId64 " steps, shift %g, guidance %g, seed %" PRId64, info->family,
             info->device, q->cfg.video.width, q->cfg.video.height, q->cfg.video.frames, q->cfg.sampling.steps, q->cfg.sampling.shift,
             q->cfg.sampling.guidance_scale, q->seed);
-    run_files files = { .video = to.video, .latent = to.latent, .images = frames, .no_metadata = flags_given(&q->f, "no-metadata") };
+    run_files files = { .video = to.video, .latent = to.latent, .images = frames, .latent_preview = to.preview,
+                        .latent_preview_every = to.preview_every, .no_metadata = flags_given(&q->f, "no-metadata") };
     TRY(runner_run(r, &v, q->seed, &files, e));
     if (to.images_part)
         TRY(fs_publish(to.images_part, to.images, e));
@@ -589,6 +627,58 @@ out:
     return rc;
 }
 
+static void request_release(request *q)
+{
+    if (q->loaded)
+        config_release(&q->cfg);
+    free(q->prompt_template);
+    json_free(q->recorded);
+    flags_release(&q->f);
+    *q = (request){ 0 };
+}
+
+/* One request a line: the command line with the line's words behind it. All lines are read before the first is made. */
+static int generate_file(const flags *f, int argc, char **argv, err *e)
+{
+    int rc = 0;
+    prompt_file file = { 0 };
+    char **words = NULL;
+    const char *path = flags_value(f, "from-file"), *place = flags_value(f, "save-path");
+    static const char *const others[] = { "prompt", "global-caption", "shot-captions", "from-video" };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (flags_given(f, others[i]))
+            return ERR(e, ERR_ARG, "--from-file and --%s are given: prompts come from one of the two", others[i]);
+    if (!place)
+        place = flags_value(f, "output");
+    if (place && is_file_name(place))
+        return ERR(e, ERR_ARG, "--from-file makes several videos, and --save-path %s names one: give a folder", place);
+    TRY(prompt_file_read(&file, path, e));
+    for (int i = 0; i < file.n; i++) {
+        const prompt_line *line = &file.lines[i];
+        request q = { .number = i + 1 };
+        char **more = realloc(words, ((size_t)argc + (size_t)line->n) * sizeof *words);
+        if (!more) {
+            rc = ERR(e, ERR_MEMORY, "out of memory for the prompts of %s", path);
+            goto out;
+        }
+        words = more;
+        memcpy(words, argv, (size_t)argc * sizeof *words);
+        memcpy(words + argc, line->words, (size_t)line->n * sizeof *words);
+        log_msg(LOG_INFO, "prompt %d of %d", i + 1, file.n);
+        rc = flags_parse(&q.f, "generate", FLAGS, sizeof FLAGS / sizeof *FLAGS, argc + line->n, words, e);
+        rc = rc ? rc : generate(&q, e);
+        request_release(&q);
+        if (rc) {
+            rc = rc == ERR_CANCELLED ? rc : err_at(e, rc, "%s:%d", path, line->number);
+            goto out;
+        }
+    }
+out:
+    free(words);
+    prompt_file_release(&file);
+    return rc;
+}
+
 int cmd_generate(int argc, char **argv)
 {
     err e = { 0 };
@@ -600,16 +690,12 @@ int cmd_generate(int argc, char **argv)
         printf("wanscope %s (%s)\n", wanscope_version, wanscope_build);
     } else if (!rc) {
         log_set_level(flags_given(&q.f, "quiet") ? LOG_WARN : flags_given(&q.f, "verbose") ? LOG_DEBUG : LOG_INFO);
-        rc = generate(&q, &e);
+        rc = flags_given(&q.f, "from-file") ? generate_file(&q.f, argc, argv, &e) : generate(&q, &e);
     }
     if (rc == ERR_CANCELLED)
         log_msg(LOG_WARN, "interrupted: nothing was written");
     else if (rc)
         log_msg(LOG_ERROR, "%s", e.text);
-    if (q.loaded)
-        config_release(&q.cfg);
-    free(q.prompt_template);
-    json_free(q.recorded);
-    flags_release(&q.f);
+    request_release(&q);
     return err_exit_code(rc);
 }

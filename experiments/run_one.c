@@ -17,6 +17,7 @@
 #include "experiments/capture.h"
 #include "experiments/guidance.h"
 #include "experiments/interrupt.h"
+#include "experiments/latent_preview.h"
 #include "experiments/preview.h"
 #include "experiments/shot_text.h"
 
@@ -585,6 +586,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     tensor latents = { 0 };
     step_prompts texts = { 0 };
     capture *trace = NULL;
+    latent_preview *rough = NULL;
     str parameters = STR_INIT;
     hooks h = { 0 };
     run_params p = r->params;
@@ -604,6 +606,10 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
         TRY(open_trace(r, v, &texts, &p, files->trace, &trace, e));
         TRY(capture_observe(trace, &h, e));
     }
+    if (files->latent_preview) {
+        TRY(latent_preview_new(&rough, r->g, &p, files->latent_preview, files->latent_preview_every, r->cfg->video.fps, e));
+        TRY(latent_preview_observe(rough, &h, e));
+    }
     TRY(hooks_observe(&h, (hook_observer){ watch_wants, watch, r }, e));
     TRY(engine_run(r->g, &p, &h, &latents, e));
     if (trace) {
@@ -619,6 +625,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
         TRY(decode(r, &latents, str_text(&parameters), files, e));
 out:
     capture_abort(trace);
+    latent_preview_free(rough);
     step_prompts_release(&texts);
     tensor_free(&latents);
     str_release(&parameters);

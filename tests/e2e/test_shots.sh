@@ -52,6 +52,16 @@ fi
 check shots-from-video "--from-video of a multi-shot video fails:" $B scene --from-video t.mp4 --save-path t2.mp4
 check shots-from-video-same "the repeated video is another:" cmp t.mp4 t2.mp4
 
+if command -v ffmpeg >/dev/null 2>&1; then
+    check shots-preview "--preview fails:" $G --prompt "$RAW" --shot-cut-frames 5 9 --preview 1 --save-path p.mp4
+    ffmpeg -v error -i previews/latent_preview.mp4 -f rawvideo -pix_fmt gray -y p.raw
+    corner() { od -An -tu1 -j $((48 * 32 * $1 + 49)) -N 1 p.raw | tr -d ' '; }
+    if [ "$(corner 0)" -gt 220 ] && [ "$(corner 1)" -lt 220 ] && [ "$(corner 2)" -gt 220 ] && [ "$(corner 3)" -gt 220 ]; then ok shots-preview-edges
+    else bad shots-preview-edges "edges of the frames are $(corner 0) $(corner 1) $(corner 2) $(corner 3), expected white where a shot begins"; fi
+else
+    skip shots-preview "no ffmpeg"
+fi
+
 cat >scene.yaml <<YAML
 model: {path: $FULL, device: cpu, seed: 3}
 video: {width: 48, height: 32, frames: 13}
