@@ -68,11 +68,19 @@ int engine_open(engine **out, const engine_options *o, err *e)
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;
     }
+    /* HoloCine has the tensors of Wan 2.2: names and settings tell them apart */
+    if ((o->family && strcmp(o->family, "holocine") == 0) || (o->dit && *o->dit && g->files.dit_low && model_files_named_holocine(o->dit))) {
+        if (!g->files.dit_low) {
+            rc = ERR(e, ERR_CONFIG, "%s is one model and HoloCine has two experts: name them as model.dit and model.dit_low", g->files.dit);
+            goto out;
+        }
+        snprintf(g->files.family, sizeof g->files.family, "holocine");
+    }
     TRY(open_part(&g->dit_file[0], g->files.dit, CKPT_DIT, e));
     TRY(read_config(g->dit_file[0], g->files.config, &g->dit_cfg, e));
     if (o->text_len > 0)
         g->dit_cfg.text_len = o->text_len;
-    if (g->dit_cfg.in_dim != 16 || g->dit_cfg.out_dim != 16) {
+    if ((g->dit_cfg.in_dim != 16 && g->dit_cfg.in_dim != 17) || g->dit_cfg.out_dim != 16) {      /* 17: a channel that tells the shot */
         rc = ERR(e, ERR_SHAPE, "%s takes %d latent channels and gives %d: text-to-video Wan models with 16 and 16 are supported; is this "
                  "an image-to-video or a Wan 2.2 5B file?", g->files.dit, g->dit_cfg.in_dim, g->dit_cfg.out_dim);
         goto out;
@@ -154,7 +162,7 @@ static int64_t file_bytes(const ckpt *c)
 int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
 {
     int rc = 0;
-    *out = (engine_info){ .family = g->files.family, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
+    *out = (engine_info){ .family = g->files.family, .dit_path = g->files.dit, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
                           .two_experts = g->dit_file[1] != NULL };
     if (g->t5_file) {      /* from the headers: asking opens no weights */
         TRY(umt5_config_detect(&g->t5_cfg, g->t5_file, e));

@@ -24,6 +24,7 @@
 
 #include "core/base/str.h"
 #include "core/dit/dit_config.h"
+#include "core/dit/shots.h"
 #include "core/hooks/hooks.h"
 #include "core/sample/schedule.h"
 #include "core/tensor.h"
@@ -38,14 +39,16 @@ typedef struct engine_options {
     int threads;                             /* CPU threads, 0 = all */
     int text_len;                            /* 0: as the checkpoint says */
     bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
+    const char *family;                      /* "holocine": two experts are that, whatever they are called; NULL or "": by the files */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
 
 typedef struct engine_info {
     const char *family;                      /* "wan2.1", "wan2.2-a14b" ... */
+    const char *dit_path;                    /* the file or folder of the diffusion model, of a pair the high-noise one */
     const char *device;                      /* for people */
     const char *precision;
     const dit_config *dit;
@@ -76,6 +79,10 @@ bool prompt_truncated(const prompt *p);
 /* Tokens whose characters the bytes [begin, end) of the text given to engine_encode() touch, ascending; *n of them
  * (0 when cleaning or truncation removed the span). `tokens` has room for prompt_n_tokens(). */
 int prompt_tokens_of(const prompt *p, size_t begin, size_t end, int *tokens, int *n, err *e);
+/* Token ranges of the captions of a multi-shot prompt; shot_spans_release() them. Marks are looked for in the clean text, which is
+ * what was tokenised. `raw`: in the text as given to engine_encode(), as upstream does: where cleaning moved characters, its
+ * ranges are off by as many. ERR_ARG for prompts without text of their own (from token ids, or blended). */
+int prompt_shot_spans(const prompt *p, bool raw, shot_spans *out, err *e);
 /* The embedding, host memory: f32 [prompt_n_tokens, prompt_dim]. */
 float *prompt_rows(prompt *p);
 int prompt_dim(const prompt *p);
@@ -92,6 +99,30 @@ int prompt_blend(prompt **out, const prompt *a, const prompt *b, double t, blend
 
 typedef enum { NOISE_TORCH_CPU, NOISE_TORCH_CUDA } noise_kind;
 
+/* Several shots in one video, as HoloCine makes them (core/dit/shots.h). The conditional prompt has a global caption and one
+ * caption a shot; every shot sees the global caption and its own. */
+enum { SHOT_MASK_NONE = -1 };
+typedef struct run_shots {
+    int n_cuts;                              /* 0: one shot */
+    const int *cuts;                         /* first pixel frame of each shot but the first: 4n+1, ascending */
+    bool sparse;                             /* sparse attention between shots, for checkpoints trained with it; in both passes */
+    int mask_channel;                        /* shot_mask_kind, or SHOT_MASK_NONE; for checkpoints with 17 input channels */
+    bool raw_spans;                          /* prompt_shot_spans() */
+    bool lenient;                            /* where captions and shots do not fit, go on without a mask as upstream does (logged) */
+} run_shots;
+#define RUN_SHOTS_INIT { 0, NULL, false, SHOT_MASK_NONE, false, false }
+
+/* Skip-layer guidance (H1111 wan2_generate_video.py, run_sampling), in guided steps only: the prediction of a model that leaves
+ * out some blocks shows where not to go. v = u + g (c - u) + scale (c - k), k the pass with the negative prompt without them;
+ * or, `uncond`, u itself is that pass and there is no third one. */
+typedef struct run_skip {
+    int n_layers;
+    const int *layers;                       /* blocks from 0, each once */
+    double scale;
+    int begin, end;                          /* steps begin .. end - 1 */
+    bool uncond;
+} run_skip;
+
 typedef struct run_params {
     int width, height, frames;               /* pixels, multiples of 16; 4n+1 */
     uint64_t seed;
@@ -107,8 +138,13 @@ typedef struct run_params {
     const prompt *uncond;                    /* may be NULL when every guidance is 1 */
     const double *guidance;                  /* n_guidance is 1, or steps. 1 skips the unconditional pass */
     int n_guidance;
+    const run_shots *shots;                  /* NULL: an ordinary video */
+    const run_skip *skip;                    /* NULL: none */
+    bool latents_bf16;                       /* round latents, guidance, Euler update and timestep to bf16 as DiffSynth does
+                                              * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
 } run_params;
-#define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0 }
+#define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
+                          NULL, NULL, false }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */

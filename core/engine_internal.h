@@ -35,8 +35,9 @@ int engine_need_dit(engine *g, int expert, err *e);
 struct prompt {
     int n_tokens, dim, text_len;
     float *rows;                               /* [n_tokens, dim] */
-    text_clean_result map;                     /* both empty when made from ids or blended */
+    text_clean_result map;                     /* all three empty when made from ids or blended */
     text_tokens tok;
+    char *raw;                                 /* the text before cleaning */
 };
 
 #endif

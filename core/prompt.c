@@ -69,6 +69,10 @@ int engine_encode(engine *g, const char *text, prompt **out, err *e)
         }
         TRY(tokenizer_open(&g->tok, g->files.tokenizer, NULL, e));
     }
+    if (!(p->raw = str_dup(text))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for a prompt");
+        goto out;
+    }
     TRY(text_clean(text, &clean, &p->map, e));
     TRY(tokenizer_encode(g->tok, p->map.text, g->dit_cfg.text_len, &p->tok, e));
     TRY(encode_ids(g, p->tok.ids, p->tok.text_len, p->tok.n, p, e));
@@ -87,6 +91,7 @@ void prompt_free(prompt *p)
         text_clean_release(&p->map);
         text_tokens_release(&p->tok);
         free(p->rows);
+        free(p->raw);
         free(p);
     }
 }
@@ -125,6 +130,29 @@ int prompt_tokens_of(const prompt *p, size_t begin, size_t end, int *tokens, int
     if (!rc)
         *n = count;
     free(index);
+    return rc;
+}
+
+/* Offsets of tokens are bytes of the clean text, spans are counted in code points as upstream's are. */
+int prompt_shot_spans(const prompt *p, bool raw, shot_spans *out, err *e)
+{
+    *out = (shot_spans){ 0 };
+    if (!p->map.text)
+        return ERR(e, ERR_ARG, "a prompt made of token ids or blended of two has no captions: shots need prompts of text");
+    size_t n = (size_t)p->tok.n, *points = malloc((p->map.len + 1 + 2 * n) * sizeof *points);
+    if (!points)
+        return ERR(e, ERR_MEMORY, "no memory for the captions of %d tokens", p->tok.n);
+    size_t *begin = points + p->map.len + 1, *end = begin + n, seen = 0;
+    for (size_t i = 0; i <= p->map.len; i++) {      /* code points before byte i */
+        points[i] = seen;
+        seen += i + 1 <= p->map.len && ((unsigned char)p->map.text[i + 1] & 0xc0) != 0x80;
+    }
+    for (size_t i = 0; i < n; i++) {
+        begin[i] = points[p->tok.tokens[i].begin];
+        end[i] = points[p->tok.tokens[i].end];
+    }
+    int rc = shots_find_spans(out, raw ? p->raw : p->map.text, begin, end, (int)n, e);
+    free(points);
     return rc;
 }
 

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "core/engine_internal.h"
+#include "core/run_shots.h"
+#include "core/sample/bf16.h"
 #include "core/sample/rng.h"
 #include "core/sample/solver.h"
 
@@ -18,7 +20,7 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
     if (r->frames < 1 || r->frames % VAE_TIME != 1 || r->frames > 4093)
         return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
                    r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
-    shape[0] = g->dit_cfg.in_dim;
+    shape[0] = g->dit_cfg.out_dim;      /* a 17th input channel, the shot's, is no latent */
     shape[1] = (r->frames - 1) / VAE_TIME + 1;
     shape[2] = r->height / VAE_SPACE;
     shape[3] = r->width / VAE_SPACE;
@@ -36,6 +38,8 @@ int engine_schedule(const engine *g, const run_params *r, schedule *out, int *ex
     }
     for (int i = 0; expert && i < r->steps; i++)      /* Wan2.2/wan/text2video.py:186-191, 341-349 */
         expert[i] = g->dit_file[1] && out->timesteps[i] < 1000.0 * r->boundary;
+    for (int i = 0; r->latents_bf16 && i < r->steps; i++)      /* the switch looks at the unrounded timestep (PIPE:457-462) */
+        out->timesteps[i] = bf16_of(out->timesteps[i]);
     return 0;
 }
 
@@ -80,6 +84,32 @@ static int context_get(engine *g, context_slot *slot, const prompt *p, int exper
 out:
     tensor_free(&rows);
     return rc;
+}
+
+/* v = u + g (c - u), three roundings (text2video.py:240-246), into *cond */
+static int guide(const run_params *r, tensor *cond, const tensor *uncond, double guidance, err *e)
+{
+    if (r->latents_bf16)
+        return bf16_guide(cond, uncond, guidance, e);
+    int rc = op_axpby(cond, 1.0f, cond, -1.0f, uncond, e);
+    return rc ? rc : op_axpby(cond, 1.0f, uncond, (float)guidance, cond, e);
+}
+
+/* skip[layer] of the blocks to leave out; NULL without skip-layer guidance. free() *out. */
+static int skipped_blocks(bool **out, const engine *g, const run_params *r, err *e)
+{
+    *out = NULL;
+    if (!r->skip || !r->skip->n_layers)
+        return 0;
+    if (!(*out = calloc((size_t)g->dit_cfg.num_layers, sizeof **out)))
+        return ERR(e, ERR_MEMORY, "no memory for %d layers", g->dit_cfg.num_layers);
+    for (int i = 0; i < r->skip->n_layers; i++) {
+        int layer = r->skip->layers[i];
+        if (layer < 0 || layer >= g->dit_cfg.num_layers)
+            return ERR(e, ERR_CONFIG, "sampling.slg_layers names %d, but there are %d transformer blocks, numbered from 0", layer, g->dit_cfg.num_layers);
+        (*out)[layer] = true;
+    }
+    return 0;
 }
 
 /* The first tensor of a checkpoint that holds NaN or infinity: the likely cause of a run that went bad. */
@@ -143,6 +173,9 @@ static int check_params(const run_params *r, err *e)
         if (r->guidance[i] != 1 && !r->uncond)
             return ERR(e, ERR_CONFIG, "guidance %g of step %d needs a negative prompt (it may be empty)", r->guidance[i], i);
     }
+    if (r->latents_bf16 && r->solver != SOLVER_DIFFSYNTH_EULER)
+        return ERR(e, ERR_CONFIG, "sampling.latent_dtype bf16 reproduces the roundings of DiffSynth's pipeline and needs its solver: set sampling.solver "
+                   "to diffsynth_euler, found %s", solver_name(r->solver));
     return 0;
 }
 
@@ -153,7 +186,9 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     schedule s = { 0 };
     solver *sol = NULL;
     dit_work *work = NULL;
-    tensor cond = { 0 }, uncond = { 0 };
+    tensor cond = { 0 }, uncond = { 0 }, away = { 0 };
+    bool *skip = NULL;
+    shot_run shots = { 0 };
     context_slot slots[2] = { { 0 } };
     int *expert = NULL;
     float *host = NULL;
@@ -165,11 +200,15 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         goto out;
     }
     TRY(engine_schedule(g, r, &s, expert, e));
+    TRY(skipped_blocks(&skip, g, r, e));
+    TRY(shot_run_begin(&shots, g, r, shape, e));
     for (int i = 0; i < r->steps; i++)
         TRY(engine_need_dit(g, expert[i], e));
     TRY(tensor_new(latents, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&cond, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&uncond, g->be, DT_F32, 4, shape, e));
+    if (skip && !r->skip->uncond)
+        TRY(tensor_new(&away, g->be, DT_F32, 4, shape, e));
     TRY(solver_new(&sol, g->be, &s, 4, shape, e));
     TRY(dit_work_new(&work, g->dits[expert[0]], shape[1], shape[2], shape[3], e));
     if (!(host = malloc((size_t)tensor_count(latents) * sizeof *host))) {
@@ -178,6 +217,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     }
     TRY(draw_noise(r, host, tensor_count(latents), e));
     TRY(op_upload(latents, host, e));
+    if (r->latents_bf16)
+        TRY(bf16_round(latents, e));
 
     hook_point at = { .n_steps = r->steps, .sigma = s.sigmas[0], .timestep = s.timesteps[0], .expert = expert[0], .cond = true, .layer = -1, .module = "" };
     TRY(emit(h, at, HOOK_LATENTS, latents, e));
@@ -187,21 +228,37 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         at = (hook_point){ .step = i, .n_steps = r->steps, .sigma = s.sigmas[i], .timestep = s.timesteps[i], .expert = expert[i],
                            .cond = true, .layer = -1, .module = "" };
         dit_input in = { .latents = latents, .n_timesteps = 1, .timesteps = &s.timesteps[i] };
-        TRY(context_get(g, &slots[0], r->cond[r->n_cond == 1 ? 0 : i], expert[i], e));
+        const prompt *text = r->cond[r->n_cond == 1 ? 0 : i];
+        TRY(context_get(g, &slots[0], text, expert[i], e));
+        TRY(shot_run_pass(&shots, text, true, latents, &in, e));
         in.context = &slots[0].context;
         TRY(dit_forward(d, work, &in, &cond, h, &at, e));
-        if (guidance != 1) {      /* v = u + g (c - u), three roundings (text2video.py:240-246) */
+        if (guidance != 1) {
             at.cond = false;
             TRY(context_get(g, &slots[1], r->uncond, expert[i], e));
+            TRY(shot_run_pass(&shots, text, false, latents, &in, e));
             in.context = &slots[1].context;
+            bool skips = skip && i >= r->skip->begin && i < r->skip->end;
+            in.skip_block = skips && r->skip->uncond ? skip : NULL;
             TRY(dit_forward(d, work, &in, &uncond, h, &at, e));
-            TRY(op_axpby(&cond, 1.0f, &cond, -1.0f, &uncond, e));
-            TRY(op_axpby(&cond, 1.0f, &uncond, (float)guidance, &cond, e));
+            if (skips && !r->skip->uncond) {      /* of no branch that hooks know */
+                in.skip_block = skip;
+                TRY(dit_forward(d, work, &in, &away, NULL, NULL, e));
+                TRY(op_axpby(&away, 1.0f, &cond, -1.0f, &away, e));
+            }
+            TRY(guide(r, &cond, &uncond, guidance, e));
+            if (skips && !r->skip->uncond)
+                TRY(op_axpby(&cond, 1.0f, &cond, (float)r->skip->scale, &away, e));
             at.cond = true;
+        } else if (r->latents_bf16) {
+            TRY(bf16_round(&cond, e));
         }
         TRY(check_finite(g, &cond, host, i, r->steps, expert[i], e));
         TRY(emit(h, at, HOOK_VELOCITY, &cond, e));
-        TRY(solver_step(sol, i, latents, &cond, e));
+        if (r->latents_bf16)
+            TRY(bf16_euler(latents, &cond, s.sigmas[i + 1] - s.sigmas[i], e));
+        else
+            TRY(solver_step(sol, i, latents, &cond, e));
         at.step = i + 1;
         at.sigma = s.sigmas[i + 1];
         at.timestep = i + 1 < r->steps ? s.timesteps[i + 1] : 0;
@@ -211,6 +268,9 @@ out:
     schedule_release(&s);
     solver_free(sol);
     dit_work_free(work);
+    shot_run_end(&shots);
+    free(skip);
+    tensor_free(&away);
     tensor_free(&cond);
     tensor_free(&uncond);
     tensor_free(&slots[0].context);
@@ -281,7 +341,8 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
     for (int i = 0; i < r->n_guidance; i++)
         guided |= r->guidance[i] != 1;
     /* a multiply and an add count as two; per block: q k v o, scores and values, cross q o, cross k v of the text, FFN */
-    double block = 2 * L * D * D * 4 + 4 * L * L * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
+    double pairs = shot_run_pairs(r->shots, r->frames, shape[1], shape[2] / 2 * (shape[3] / 2));
+    double block = 2 * L * D * D * 4 + 4 * pairs * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
     *out = (engine_cost){ 0 };
     out->flops_step = (c->num_layers * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * (guided ? 2 : 1);
     if (g->t5_file) {

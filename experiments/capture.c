@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "experiments/build_id.h"
+#include "experiments/capture_shots.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
@@ -182,6 +183,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     trace_word *words = NULL;
     const char **pieces = NULL;
     char *device = NULL;
+    capture_shots shots = { 0 };
     const config *cfg = s->cfg;
     int steps = s->run->steps;
     *out = NULL;
@@ -243,12 +245,17 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     t.pixel_height = s->run->height;
     t.pixel_frames = s->run->frames;
     t.fps = cfg->video.fps;
+    if (s->run->shots) {
+        TRY(capture_shots_describe(&shots, s, e));
+        t.shots = &shots.t;
+    }
     TRY(trace_create(&c->t, path, &t, e));
     *out = c;
     c = NULL;
 out:
     capture_abort(c);
     owned_release(&o);
+    capture_shots_release(&shots);
     free(words);
     free(pieces);
     free(device);

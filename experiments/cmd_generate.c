@@ -10,10 +10,14 @@
 #include "core/base/fs.h"
 #include "core/base/log.h"
 #include "core/base/media.h"
+#include "core/dit/shots.h"
 #include "experiments/build_id.h"
 #include "experiments/flags.h"
+#include "experiments/from_video.h"
 #include "experiments/interrupt.h"
+#include "experiments/prompt_file.h"
 #include "experiments/run_one.h"
+#include "experiments/yaml_reader.h"
 
 int cmd_generate(int argc, char **argv);
 
@@ -39,27 +43,44 @@ static const char HELP[] =
     "                                   --negative-default none the empty text)\n"
     "  --video-size H W (256 256), or --height H --width W: multiples of 16\n"
     "  --video-length N | --frames N    4n+1 frames (81)\n"
-    "  --fps R (16)\n"
-    "  --infer-steps N | --steps N      (50; A14B 40)\n"
-    "  --guidance-scale G               1 switches guidance off (5; A14B 4 and 3)\n"
+    "  --fps R                          (16; HoloCine 15)\n"
+    "  --infer-steps N | --steps N      (50; Wan A14B 40)\n"
+    "  --guidance-scale G               1 switches guidance off (5; Wan A14B 4 and 3)\n"
     "  --guidance-scale-low G           of the low-noise expert\n"
-    "  --flow-shift S | --shift S       (5; A14B 12)\n"
+    "  --cfg-skip-mode M --cfg-apply-ratio R    leave guidance out of some steps (docs/config.md)\n"
+    "  --slg-layers A,B --slg-mode original|uncond --slg-scale S --slg-start R --slg-end R    skip-layer guidance\n"
+    "  --flow-shift S | --shift S       (5; Wan A14B 12)\n"
     "  --sample-solver NAME | --solver NAME    unipc, dpm++, flowmatch, or a name of sampling.solver\n"
     "  --seed N                         (random; -1 too)\n"
     "  --cpu-noise | --cuda-noise       noise of PyTorch's CPU (default) or CUDA generator\n"
+    "\n"
+    "several shots (HoloCine; docs/holocine.md)\n"
+    "  --global-caption TEXT --shot-captions TEXT TEXT ...    in place of --prompt; needs --video-length\n"
+    "  --prompt '[global caption] ... [per shot caption] ... [shot cut] ...'    the same as one text; needs the cuts\n"
+    "  --shot-cut-frames N N ...        first frame of each shot but the first (with captions: evenly spaced)\n"
+    "  --sparse true|false              sparse attention between shots (as the checkpoint's name says)\n"
+    "  --shot-mask-type id|normalized|alternating    for checkpoints with 17 input channels\n"
+    "  --shot-spans cleaned|raw  --lenient-shots  --latent-dtype f32|bf16    as upstream computes\n"
+    "\n"
+    "  --from-file FILE                 a video for each line of FILE: 'prompt --d seed --w width --h height --f frames --s steps\n"
+    "                                   --g guidance --fs shift --n negative'; '#' begins a comment; --save-path is a folder\n"
+    "\n"
+    "repeating\n"
+    "  --from-video FILE                everything but the model as the .mp4 or .png FILE says it was made; further options win\n"
     "\n"
     "output\n"
     "  --save-path PATH | --output PATH    a file (.mp4, .y4m, for latents .safetensors) or a folder, in which the name is\n"
     "                                   made of date, time and seed\n"
     "  --output-type video|images|latent|both    both: video and latent\n"
     "  --crf N                          0 lossless .. 51 (10)\n"
+    "  --preview N                      every N steps a rough look at the latents, previews/latent_preview.mp4 beside the video\n"
+    "  --preview-suffix TEXT            behind the name of that file\n"
     "  --no-metadata                    leave the parameters out of the file\n"
     "  --quiet | --verbose | --help | --version\n";
 
-#define SHOTS "this build generates single-shot Wan videos"
 #define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
 #define LORA "this build reads no LoRA files"
-#define GUIDANCE "this build guides every step alike: no skipped steps, layers or windows"
+#define WINDOWS "this build denoises a video as a whole: ask for as many frames as the model was trained for"
 
 static const flag_spec FLAGS[] = {
     { "prompt", 1, NULL, NULL, NULL },
@@ -97,10 +118,15 @@ static const flag_spec FLAGS[] = {
     { "seed", 1, NULL, NULL, NULL },
     { "cpu-noise", 0, "sampling.noise", "torch-cpu", NULL },
     { "cuda-noise", 0, "sampling.noise", "torch-cuda", NULL },
+    { "from-video", 1, NULL, NULL, NULL },
+    { "from-file", 1, NULL, NULL, NULL },
     { "save-path", 1, NULL, NULL, NULL },
     { "output", 1, NULL, NULL, NULL },
     { "output-type", 1, NULL, NULL, NULL },
     { "crf", 1, "video.crf", NULL, NULL },
+    { "quality", 1, "video.quality", NULL, NULL },
+    { "preview", 1, NULL, NULL, NULL },
+    { "preview-suffix", 1, NULL, NULL, NULL },
     { "no-metadata", 0, NULL, NULL, NULL },
     { "quiet", 0, NULL, NULL, NULL },
     { "verbose", 0, NULL, NULL, NULL },
@@ -117,11 +143,20 @@ static const flag_spec FLAGS[] = {
     { "fp8-t5", 0, NULL, "ignored", NULL },
     { "mixed-dtype", 0, NULL, "ignored", NULL },
     { "lycoris", 0, NULL, "ignored", NULL },
-    /* of H1111 and HoloCine: known, not in this build */
-    { "global-caption", 1, NULL, NULL, SHOTS },
-    { "shot-captions", 1, NULL, NULL, SHOTS },
-    { "shot-cut-frames", 1, NULL, NULL, SHOTS },
-    { "shot-mask-type", 1, NULL, NULL, SHOTS },
+    { "tiled", 0, NULL, "ignored", NULL },
+    { "enable-vram-management", 0, NULL, "ignored", NULL },
+    { "offload-device", 1, NULL, "ignored", NULL },
+    { "compile-args", FLAG_LIST, NULL, "ignored", NULL },
+    { "global-caption", 1, NULL, NULL, NULL },
+    { "shot-captions", FLAG_LIST, NULL, NULL, NULL },
+    { "shot-cut-frames", FLAG_LIST, NULL, NULL, NULL },
+    { "shot-mask-type", 1, "shots.mask_type", NULL, NULL },
+    { "sparse", 1, "shots.sparse", NULL, NULL },
+    { "shot-spans", 1, "shots.spans", NULL, NULL },
+    { "lenient-shots", 0, "shots.strict", "false", NULL },
+    { "family", 1, "model.family", NULL, NULL },
+    { "latent-dtype", 1, "sampling.latent_dtype", NULL, NULL },
+    /* of H1111: known, not in this build */
     { "image-path", 1, NULL, NULL, TEXT_ONLY },
     { "end-image-path", 1, NULL, NULL, TEXT_ONLY },
     { "video-path", 1, NULL, NULL, TEXT_ONLY },
@@ -129,7 +164,21 @@ static const flag_spec FLAGS[] = {
     { "v2v-low-noise-only", 0, NULL, NULL, TEXT_ONLY },
     { "v2v-use-i2v", 0, NULL, NULL, TEXT_ONLY },
     { "control-path", 1, NULL, NULL, TEXT_ONLY },
+    { "control-start", 1, NULL, NULL, TEXT_ONLY },
+    { "control-end", 1, NULL, NULL, TEXT_ONLY },
+    { "control-weight", 1, NULL, NULL, TEXT_ONLY },
+    { "control-falloff-percentage", 1, NULL, NULL, TEXT_ONLY },
     { "extend-video", 1, NULL, NULL, TEXT_ONLY },
+    { "extend-frames", 1, NULL, NULL, TEXT_ONLY },
+    { "frames-to-check", 1, NULL, NULL, TEXT_ONLY },
+    { "motion-frames", 1, NULL, NULL, TEXT_ONLY },
+    { "force-low-noise", 0, NULL, NULL, TEXT_ONLY },
+    { "force-high-noise", 0, NULL, NULL, TEXT_ONLY },
+    { "extension-dual-dit-boundary", 1, NULL, NULL, TEXT_ONLY },
+    { "inject-motion-timesteps", 1, NULL, NULL, TEXT_ONLY },
+    { "injection-strength", 1, NULL, NULL, TEXT_ONLY },
+    { "motion-noise-ratio", 1, NULL, NULL, TEXT_ONLY },
+    { "color-match", 1, NULL, NULL, TEXT_ONLY },
     { "clip", 1, NULL, NULL, TEXT_ONLY },
     { "latent-path", 1, NULL, NULL, "this build decodes the latents it has just made, not stored ones" },
     { "lora-weight", 1, NULL, NULL, LORA },
@@ -137,15 +186,21 @@ static const flag_spec FLAGS[] = {
     { "lora-weight-high", 1, NULL, NULL, LORA },
     { "lora-multiplier-high", 1, NULL, NULL, LORA },
     { "save-merged-model", 1, NULL, NULL, LORA },
-    { "cfg-skip-mode", 1, NULL, NULL, GUIDANCE },
-    { "cfg-apply-ratio", 1, NULL, NULL, GUIDANCE },
-    { "slg-layers", 1, NULL, NULL, GUIDANCE },
-    { "slg-scale", 1, NULL, NULL, GUIDANCE },
-    { "slg-start", 1, NULL, NULL, GUIDANCE },
-    { "slg-end", 1, NULL, NULL, GUIDANCE },
-    { "slg-mode", 1, NULL, NULL, GUIDANCE },
-    { "use-context-windows", 0, NULL, NULL, GUIDANCE },
-    { "preview", 1, NULL, NULL, "this build shows progress only; 'wanscope run' writes previews and traces" },
+    { "cfg-skip-mode", 1, "sampling.cfg_skip_mode", NULL, NULL },
+    { "cfg-apply-ratio", 1, "sampling.cfg_apply_ratio", NULL, NULL },
+    { "slg-layers", 1, "sampling.slg_layers", NULL, NULL },
+    { "slg-scale", 1, "sampling.slg_scale", NULL, NULL },
+    { "slg-start", 1, "sampling.slg_start", NULL, NULL },
+    { "slg-end", 1, "sampling.slg_end", NULL, NULL },
+    { "slg-mode", 1, "sampling.slg_mode", NULL, NULL },
+    { "use-context-windows", 0, NULL, NULL, WINDOWS },
+    { "context-length", 1, NULL, NULL, WINDOWS },
+    { "context-overlap", 1, NULL, NULL, WINDOWS },
+    { "context-schedule", 1, NULL, NULL, WINDOWS },
+    { "context-stride", 1, NULL, NULL, WINDOWS },
+    { "context-closed-loop", 0, NULL, NULL, WINDOWS },
+    { "context-fuse-method", 1, NULL, NULL, WINDOWS },
+    { "context-dim", 1, NULL, NULL, WINDOWS },
     { "trim-tail-frames", 1, NULL, NULL, "this build keeps every frame: ask for fewer with --video-length" },
 };
 
@@ -154,8 +209,11 @@ typedef struct request {
     config cfg;
     bool loaded;
     bool video, images, latent;
-    char *prompt_template;         /* the prompt with every special character escaped */
+    char *prompt_template;         /* the prompt with every special character escaped, or what captions become */
+    bool structured;               /* captions in place of a prompt */
     int64_t seed;
+    int number;                    /* of a prompt of --from-file, from 1; 0: the only one */
+    json *recorded;                /* of --from-video */
 } request;
 
 static char *escaped(const char *text)
@@ -176,7 +234,7 @@ static int choose_seed(request *q, err *e)
     const char *text = flags_value(&q->f, "seed");
     char *end = NULL;
     errno = 0;
-    long long given = text ? strtoll(text, &end, 10) : -1;
+    long long given = text ? strtoll(text, &end, 10) : q->recorded ? json_get_int(q->recorded, "seed", -1) : -1;
     if (text && (errno || end == text || *end || given < -1 || given > INT64_C(9007199254740992)))
         return ERR(e, ERR_ARG, "--seed is '%s': expected a whole number from 0 to 9007199254740992, or -1 for a random one", text);
     q->seed = given;
@@ -195,12 +253,21 @@ static const char *solver_of(const request *q)
     if (!name)
         name = flags_value(&q->f, "solver");
     if (!name)
-        return "unipc";
+        return "auto";
     if (strcmp(name, "dpm++") == 0)
         return "dpmpp";
     if (strcmp(name, "flowmatch") == 0 || strcmp(name, "holocine") == 0)
         return "diffsynth_euler";
     return name;
+}
+
+static const char *length_of(const request *q)
+{
+    static const char *const names[] = { "video-length", "frames", "num-frames" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (flags_given(&q->f, names[i]))
+            return flags_value(&q->f, names[i]);
+    return NULL;
 }
 
 static int check_choices(request *q, err *e)
@@ -212,12 +279,20 @@ static int check_choices(request *q, err *e)
         known |= strcmp(task, tasks[i]) == 0;
     if (!known)
         return ERR(e, ERR_ARG, "--task is '%s': this build makes videos from text with t2v-1.3B, t2v-14B and t2v-A14B", task);
-    if (!prompt)
-        return ERR(e, ERR_ARG, "no prompt: give --prompt 'what is to be seen'");
-    if (!prompt[strspn(prompt, " \t\n")])
+    q->structured = flags_given(&q->f, "global-caption") || flags_given(&q->f, "shot-captions");
+    if (q->structured && prompt)
+        return ERR(e, ERR_ARG, "--prompt and --%s are given: a multi-shot prompt is either one text with its marks or captions, not both",
+                   flags_given(&q->f, "global-caption") ? "global-caption" : "shot-captions");
+    if (q->structured && !flags_given(&q->f, "shot-captions"))
+        return ERR(e, ERR_ARG, "--global-caption requires --shot-captions: give one caption a shot");
+    if (q->structured && !flags_given(&q->f, "global-caption"))
+        return ERR(e, ERR_ARG, "--shot-captions requires --global-caption: say what all shots have in common");
+    if (q->structured && !length_of(q) && !flags_given(&q->f, "from-video"))
+        return ERR(e, ERR_ARG, "--video-length required for structured multi-shot input: the cuts are spaced in it");
+    if (!prompt && !q->structured && !flags_given(&q->f, "from-video"))
+        return ERR(e, ERR_ARG, "no prompt: give --prompt 'what is to be seen', or --global-caption and --shot-captions");
+    if (prompt && !prompt[strspn(prompt, " \t\n")])
         return ERR(e, ERR_ARG, "the prompt is empty: give --prompt 'what is to be seen'");
-    if (strstr(prompt, "[shot cut]"))
-        log_msg(LOG_WARN, "the prompt has [shot cut] marks: " SHOTS ", so they are read as plain text");
     static const char *const others[] = { "euler", "vanilla", "step_distill" };      /* H1111's own schedules */
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(solver_of(q), others[i]) == 0)
@@ -244,28 +319,101 @@ static bool add(char **sets, int *n, char *text)
     return text != NULL;
 }
 
+/* Repeated flags add up: H1111's own page passes one caption a flag. */
+static bool add_captions(const request *q, char **sets, int *n)
+{
+    str list = STR_INIT;
+    char *global = escaped(flags_value(&q->f, "global-caption"));
+    bool ok = global && add(sets, n, str_format("shots.global_caption=%s", global));
+    str_add(&list, "shots.captions=[");
+    for (size_t i = 0, seen = 0; ok && i < q->f.n_items; i++)
+        for (int k = 0; ok && strcmp(q->f.items[i].spec->name, "shot-captions") == 0 && k < q->f.items[i].n_list; k++) {
+            char *text = escaped(q->f.items[i].list[k]);
+            str_add(&list, seen++ ? ", " : "");
+            if ((ok = text != NULL))
+                yml_quote(&list, text);
+            free(text);
+        }
+    str_addc(&list, ']');
+    ok = ok && !list.failed && add(sets, n, str_dup(str_text(&list)));
+    str_release(&list);
+    free(global);
+    return ok;
+}
+
+/* "--shot-cut-frames 41 81" or "41,81" -> "shots.cut_frames=[41,81]" */
+static bool add_cuts(const request *q, char **sets, int *n)
+{
+    str list = STR_INIT;
+    bool ok = true;
+    if (!flags_given(&q->f, "shot-cut-frames"))
+        return true;
+    str_add(&list, "shots.cut_frames=[");
+    for (size_t i = 0, seen = 0; i < q->f.n_items; i++)
+        for (int k = 0; strcmp(q->f.items[i].spec->name, "shot-cut-frames") == 0 && k < q->f.items[i].n_list; k++)
+            if (strcmp(q->f.items[i].list[k], "none"))
+                str_addf(&list, "%s%s", seen++ ? "," : "", q->f.items[i].list[k]);
+    str_addc(&list, ']');
+    ok = !list.failed && add(sets, n, str_dup(str_text(&list)));
+    str_release(&list);
+    return ok;
+}
+
+/* The scripts of HoloCine round the length of a multi-shot video to 4n+1 and say so. */
+static char *frames_set(const request *q, const char *text)
+{
+    char *end;
+    errno = 0;
+    long given = strtol(text, &end, 10);
+    bool shots = q->structured || flags_given(&q->f, "shot-cut-frames");
+    if (!shots || errno || end == text || *end || given < 1 || given > 100000 || shots_enforce((int)given) == given)
+        return str_format("video.frames=%s", text);
+    log_msg(LOG_INFO, "%ld frames become %d: videos have 4n+1 frames", given, shots_enforce((int)given));
+    return str_format("video.frames=%d", shots_enforce((int)given));
+}
+
 static int build_config(request *q, err *e)
 {
-    int rc = 0, n = 0;
+    int rc = 0, n = 0, n_recorded = 0;
     bool ok = true;
     config_notes notes = { 0 };
-    char **sets = calloc(q->f.n_items + 16, sizeof *sets);
-    if (!sets)
-        return ERR(e, ERR_MEMORY, "out of memory for the command line");
+    char **sets = NULL, **recorded = NULL;
+    if (q->recorded && (rc = from_video_sets(&recorded, &n_recorded, q->recorded, flags_value(&q->f, "from-video"), e)))
+        goto out;
+    if (!(sets = calloc(q->f.n_items + 16 + (size_t)n_recorded, sizeof *sets))) {
+        rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
+        goto out;
+    }
     ok = ok && add(sets, &n, str_dup("video.width=256")) && add(sets, &n, str_dup("video.height=256"));
+    for (int i = 0; i < n_recorded; i++) {      /* sets owns them now; later ones win */
+        const char *key = q->structured ? "prompt.template=" : "";
+        if (*key && str_starts_with(recorded[i], key))
+            continue;
+        sets[n++] = recorded[i];
+        recorded[i] = NULL;
+    }
     for (size_t i = 0; ok && i < q->f.n_items; i++) {
         const flag_item *item = &q->f.items[i];
         const flag_spec *spec = item->spec;
         if (strcmp(spec->name, "video-size") == 0)
             ok = add(sets, &n, str_format("video.height=%s", item->values[0])) && add(sets, &n, str_format("video.width=%s", item->values[1]));
+        else if (spec->key && strcmp(spec->key, "video.frames") == 0)
+            ok = add(sets, &n, frames_set(q, item->values[0]));
         else if (spec->key)
             ok = add(sets, &n, str_format("%s=%s", spec->key, spec->n_values ? item->values[0] : spec->value));
         else if (spec->value)
             log_msg(LOG_INFO, "--%s has no effect here: this program chooses how it computes by itself", spec->name);
     }
-    q->prompt_template = escaped(flags_value(&q->f, "prompt"));
-    ok = ok && q->prompt_template && add(sets, &n, str_format("prompt.template=%s", q->prompt_template));
-    ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
+    if (q->structured) {
+        ok = ok && add_captions(q, sets, &n);
+    } else if (flags_given(&q->f, "prompt")) {
+        char *text = escaped(flags_value(&q->f, "prompt"));
+        ok = ok && text && add(sets, &n, str_format("prompt.template=%s", text));
+        free(text);
+    }
+    ok = ok && add_cuts(q, sets, &n);
+    if (flags_given(&q->f, "sample-solver") || flags_given(&q->f, "solver"))
+        ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
     ok = ok && add(sets, &n, str_format("model.seed=%" PRId64, q->seed));
     if (!ok) {
         rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
@@ -273,6 +421,8 @@ static int build_config(request *q, err *e)
     }
     TRY(config_load(&q->cfg, NULL, (const char *const *)sets, n, &notes, e));
     q->loaded = true;
+    if (!(q->prompt_template = str_dup(q->cfg.prompt.template)))
+        rc = ERR(e, ERR_MEMORY, "out of memory for the prompt");
     for (int i = 0; i < notes.n; i++)
         log_msg(LOG_INFO, "%s", notes.items[i]);
 out:
@@ -280,6 +430,9 @@ out:
     for (int i = 0; i < n; i++)
         free(sets[i]);
     free(sets);
+    for (int i = 0; i < n_recorded; i++)
+        free(recorded[i]);
+    free(recorded);
     return rc;
 }
 
@@ -299,6 +452,8 @@ static int check_task(const request *q, const engine_info *info, err *e)
 
 typedef struct targets {
     char *video, *latent, *images, *images_part;
+    char *preview;                 /* of the latents, without its ending */
+    int preview_every;
 } targets;
 
 static void targets_release(targets *t)
@@ -307,6 +462,7 @@ static void targets_release(targets *t)
     free(t->latent);
     free(t->images);
     free(t->images_part);
+    free(t->preview);
     *t = (targets){ 0 };
 }
 
@@ -315,13 +471,37 @@ static int refuse_existing(const char *path, err *e)
     return path && fs_exists(path) ? ERR(e, ERR_ARG, "%s exists already: remove it or choose another --save-path", path) : 0;
 }
 
+static bool is_file_name(const char *path)
+{
+    return str_ends_with(path, ".mp4") || str_ends_with(path, ".y4m") || str_ends_with(path, ".safetensors");
+}
+
+static int choose_preview(targets *t, const request *q, const char *folder, err *e)
+{
+    const char *text = flags_value(&q->f, "preview"), *suffix = flags_value(&q->f, "preview-suffix");
+    char *end = NULL;
+    long every = text ? strtol(text, &end, 10) : 0;
+    if (!text)
+        return suffix ? ERR(e, ERR_ARG, "--preview-suffix belongs to --preview N, which is not given") : 0;
+    if (end == text || *end || every < 1 || every > 1000)
+        return ERR(e, ERR_ARG, "--preview is '%s': expected a number of steps from 1 to 1000", text);
+    if (suffix && strchr(suffix, '/'))
+        return ERR(e, ERR_ARG, "--preview-suffix is '%s': it becomes part of a file's name and cannot hold '/'", suffix);
+    char *dir = fs_join(folder, "previews");
+    t->preview_every = (int)every;
+    t->preview = dir ? str_format("%s/latent_preview%s%s", dir, suffix ? "_" : "", suffix ? suffix : "") : NULL;
+    int rc = t->preview ? fs_mkdirs(dir, e) : ERR(e, ERR_MEMORY, "out of memory");
+    free(dir);
+    return rc;
+}
+
 static int choose_targets(targets *t, const request *q, err *e)
 {
     int rc = 0;
     const char *path = flags_value(&q->f, "save-path"), *ending = media_have_ffmpeg() ? "mp4" : "y4m";
     if (!path)
         path = flags_value(&q->f, "output");
-    bool file = str_ends_with(path, ".mp4") || str_ends_with(path, ".y4m") || str_ends_with(path, ".safetensors");
+    bool file = is_file_name(path);
     char *folder = NULL, *base = NULL;
     *t = (targets){ 0 };
     if (file) {
@@ -348,7 +528,7 @@ static int choose_targets(targets *t, const request *q, err *e)
         if (localtime_r(&now, &local))
             strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
         folder = str_dup(path);
-        char *leaf = str_format("%s_%" PRId64, stamp, q->seed);
+        char *leaf = q->number ? str_format("%s_%03d_%" PRId64, stamp, q->number, q->seed) : str_format("%s_%" PRId64, stamp, q->seed);
         base = leaf ? fs_join(path, leaf) : NULL;
         free(leaf);
     }
@@ -364,6 +544,7 @@ static int choose_targets(targets *t, const request *q, err *e)
     TRY(refuse_existing(t->latent, e));
     TRY(refuse_existing(t->images, e));
     TRY(fs_mkdirs(folder, e));
+    TRY(choose_preview(t, q, folder, e));
 out:
     free(folder);
     free(base);
@@ -390,6 +571,8 @@ static int generate(request *q, err *e)
     targets to = { 0 };
     char *frames = NULL;
     TRY(check_choices(q, e));
+    if (flags_given(&q->f, "from-video"))
+        TRY(from_video_read(&q->recorded, flags_value(&q->f, "from-video"), e));
     TRY(choose_seed(q, e));
     TRY(build_config(q, e));
     TRY(template_parse(&t, q->prompt_template, strlen(q->prompt_template), "--prompt", e));
@@ -397,6 +580,10 @@ static int generate(request *q, err *e)
     TRY(runner_open(&r, &q->cfg, e));
     const engine_info *info = runner_info(r);
     TRY(check_task(q, info, e));
+    if (q->recorded) {
+        TRY(runner_digests(r, e));
+        from_video_compare(q->recorded, info, flags_value(&q->f, "from-video"));
+    }
     if (!info->vae && (q->video || q->images)) {
         rc = ERR(e, ERR_CONFIG, "there is no VAE beside the model, so no video can be made: give --vae, or --output-type latent");
         goto out;
@@ -414,7 +601,8 @@ static int generate(request *q, err *e)
     log_msg(LOG_INFO, "%s on %s, %" PRId64 " x %" PRId64 ", %" PRId64 " frames, %" PRId64 " steps, shift %g, guidance %g, seed %" PRId64, info->family,
             info->device, q->cfg.video.width, q->cfg.video.height, q->cfg.video.frames, q->cfg.sampling.steps, q->cfg.sampling.shift,
             q->cfg.sampling.guidance_scale, q->seed);
-    run_files files = { .video = to.video, .latent = to.latent, .images = frames, .no_metadata = flags_given(&q->f, "no-metadata") };
+    run_files files = { .video = to.video, .latent = to.latent, .images = frames, .latent_preview = to.preview,
+                        .latent_preview_every = to.preview_every, .no_metadata = flags_given(&q->f, "no-metadata") };
     TRY(runner_run(r, &v, q->seed, &files, e));
     if (to.images_part)
         TRY(fs_publish(to.images_part, to.images, e));
@@ -439,6 +627,58 @@ out:
     return rc;
 }
 
+static void request_release(request *q)
+{
+    if (q->loaded)
+        config_release(&q->cfg);
+    free(q->prompt_template);
+    json_free(q->recorded);
+    flags_release(&q->f);
+    *q = (request){ 0 };
+}
+
+/* One request a line: the command line with the line's words behind it. All lines are read before the first is made. */
+static int generate_file(const flags *f, int argc, char **argv, err *e)
+{
+    int rc = 0;
+    prompt_file file = { 0 };
+    char **words = NULL;
+    const char *path = flags_value(f, "from-file"), *place = flags_value(f, "save-path");
+    static const char *const others[] = { "prompt", "global-caption", "shot-captions", "from-video" };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (flags_given(f, others[i]))
+            return ERR(e, ERR_ARG, "--from-file and --%s are given: prompts come from one of the two", others[i]);
+    if (!place)
+        place = flags_value(f, "output");
+    if (place && is_file_name(place))
+        return ERR(e, ERR_ARG, "--from-file makes several videos, and --save-path %s names one: give a folder", place);
+    TRY(prompt_file_read(&file, path, e));
+    for (int i = 0; i < file.n; i++) {
+        const prompt_line *line = &file.lines[i];
+        request q = { .number = i + 1 };
+        char **more = realloc(words, ((size_t)argc + (size_t)line->n) * sizeof *words);
+        if (!more) {
+            rc = ERR(e, ERR_MEMORY, "out of memory for the prompts of %s", path);
+            goto out;
+        }
+        words = more;
+        memcpy(words, argv, (size_t)argc * sizeof *words);
+        memcpy(words + argc, line->words, (size_t)line->n * sizeof *words);
+        log_msg(LOG_INFO, "prompt %d of %d", i + 1, file.n);
+        rc = flags_parse(&q.f, "generate", FLAGS, sizeof FLAGS / sizeof *FLAGS, argc + line->n, words, e);
+        rc = rc ? rc : generate(&q, e);
+        request_release(&q);
+        if (rc) {
+            rc = rc == ERR_CANCELLED ? rc : err_at(e, rc, "%s:%d", path, line->number);
+            goto out;
+        }
+    }
+out:
+    free(words);
+    prompt_file_release(&file);
+    return rc;
+}
+
 int cmd_generate(int argc, char **argv)
 {
     err e = { 0 };
@@ -450,15 +690,12 @@ int cmd_generate(int argc, char **argv)
         printf("wanscope %s (%s)\n", wanscope_version, wanscope_build);
     } else if (!rc) {
         log_set_level(flags_given(&q.f, "quiet") ? LOG_WARN : flags_given(&q.f, "verbose") ? LOG_DEBUG : LOG_INFO);
-        rc = generate(&q, &e);
+        rc = flags_given(&q.f, "from-file") ? generate_file(&q.f, argc, argv, &e) : generate(&q, &e);
     }
     if (rc == ERR_CANCELLED)
         log_msg(LOG_WARN, "interrupted: nothing was written");
     else if (rc)
         log_msg(LOG_ERROR, "%s", e.text);
-    if (q.loaded)
-        config_release(&q.cfg);
-    free(q.prompt_template);
-    flags_release(&q.f);
+    request_release(&q);
     return err_exit_code(rc);
 }

@@ -254,6 +254,8 @@ static int finish_video(loader *l)
         if (rc)
             return rc;
     } else if (c->video.duration != CONFIG_AUTO) {
+        if (c->video.fps == CONFIG_AUTO)
+            c->video.fps = 16;
         double exact = c->video.duration * c->video.fps;
         int64_t k = exact < 1 ? 0 : (int64_t)floor((exact - 1) / 4 + 0.5);
         if (4 * k + 1 > 100001)
@@ -296,6 +298,32 @@ static int check_prompt(loader *l, const char *key, const char *what, const char
     return rc;
 }
 
+static int finish_shots(loader *l)
+{
+    source captions = origin_of(l, "shots.captions")->from, global = origin_of(l, "shots.global_caption")->from;
+    const char *key = "shots.captions";
+    str rounded = STR_INIT;
+    bool structured = l->c->shots.captions.n > 0 && origin_of(l, "prompt.template")->from < (captions > global ? captions : global);
+    err why = { 0 };
+    int rc = config_shots_join(l->c, captions > global ? captions : global, origin_of(l, "prompt.template")->from, &key, &rounded, &why);
+    if (rc)
+        rc = fail(l, key, rc, "%s", why.text);
+    else if (rounded.len)
+        rc = note(l, "%s: cuts fall on frames of the form 4n+1: %s", l->name, str_text(&rounded));
+    str_release(&rounded);
+    if (!rc && structured)
+        *origin_of(l, "prompt.template") = *origin_of(l, captions > global ? "shots.captions" : "shots.global_caption");
+    return rc;
+}
+
+static int check_shots(loader *l)
+{
+    const char *key = "prompt.template";
+    err why = { 0 };
+    int rc = config_shots_check(l->c, &key, &why);
+    return rc ? fail(l, key, rc, "%s", why.text) : 0;
+}
+
 static int finish_prompt(loader *l)
 {
     config *c = l->c;
@@ -323,6 +351,8 @@ static int finish_prompt(loader *l)
         *origin_of(l, "prompt.template") = *origin_of(l, "prompt.template_file");
     }
     c->prompt.template_file[0] = 0;
+    if ((rc = finish_shots(l)))
+        return rc;
     if (c->prompt.template[0] && (rc = check_prompt(l, "prompt.template", "prompt.template", c->prompt.template, false,
                                                     &count)))
         return rc;
@@ -364,7 +394,7 @@ static int finish(loader *l)
     for (int i = 0; i < N_SETTINGS && !rc; i++)
         if (SETTINGS[i].type == SETTING_PATH)
             rc = resolve_path(l, &SETTINGS[i]);
-    if (rc || (rc = finish_video(l)) || (rc = finish_prompt(l)))
+    if (rc || (rc = finish_video(l)) || (rc = finish_prompt(l)) || (rc = check_shots(l)))
         return rc;
     if (c->bending.enabled || c->bending.variations_enabled)
         return fail(l, c->bending.enabled ? "bending.enabled" : "bending.variations.enabled", ERR_CONFIG,
@@ -454,7 +484,11 @@ void config_release(config *c)
 /* wan-engine.md 1.1 (steps, shift, scales, boundary), harness.md 2.1 (shift of the diffusers pipelines by size) */
 int config_resolve(config *c, const char *family, err *e)
 {
-    bool experts = !strcmp(family, "wan2.2-a14b"), vace = !strcmp(family, "vace");
+    bool experts = !strcmp(family, "wan2.2-a14b"), vace = !strcmp(family, "vace"), holocine = !strcmp(family, "holocine");
+    if (c->sampling.solver == CONFIG_AUTO)
+        c->sampling.solver = holocine ? SOLVER_DIFFSYNTH_EULER : SOLVER_UNIPC;
+    if (c->video.fps == CONFIG_AUTO)
+        c->video.fps = holocine ? 15 : 16;
     bool diffusers = c->sampling.solver == SOLVER_DIFFUSERS_UNIPC || c->sampling.solver == SOLVER_DIFFUSERS_EULER;
     int64_t longer = c->video.width > c->video.height ? c->video.width : c->video.height;
     char what[256];

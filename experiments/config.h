@@ -30,7 +30,7 @@
 #define CONFIG_AUTO (-1)
 
 /* model.family; other families come with the issues that bring them */
-typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B } config_family;
+typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_HOLOCINE } config_family;
 typedef enum { PRECISION_EXACT, PRECISION_BF16, PRECISION_FP8 } config_precision;
 typedef enum { CONFIG_NOISE_TORCH_CPU, CONFIG_NOISE_TORCH_CUDA } config_noise;
 typedef enum { LATENT_F32, LATENT_BF16 } config_latent_dtype;
@@ -39,12 +39,24 @@ typedef enum { NEGATIVE_WAN, NEGATIVE_NONE } config_negative;
 /* How (word:1.5) acts on the word's rows E of the text embedding. norm_preserving is the identity (harness.md 1.5). */
 typedef enum { WEIGHTING_MULTIPLY, WEIGHTING_INTERPOLATION, WEIGHTING_NORM_PRESERVING,
                WEIGHTING_NONE } config_weighting;
+typedef enum { CFG_SKIP_NONE, CFG_SKIP_EARLY, CFG_SKIP_LATE, CFG_SKIP_EARLY_LATE, CFG_SKIP_MIDDLE, CFG_SKIP_ALTERNATE } config_cfg_skip;
+typedef enum { SLG_ORIGINAL, SLG_UNCOND } config_slg;
+/* shots.sparse: auto follows the name of the checkpoint */
+typedef enum { SPARSE_AUTO, SPARSE_NO, SPARSE_YES } config_sparse;
+typedef enum { SHOT_CHANNEL_NONE, SHOT_CHANNEL_ID, SHOT_CHANNEL_NORMALIZED, SHOT_CHANNEL_ALTERNATING } config_shot_channel;
+typedef enum { SPANS_CLEANED, SPANS_RAW } config_spans;
 typedef enum { OFFLOAD_AUTO, OFFLOAD_NONE, OFFLOAD_ALL } config_offload;
 
 typedef struct string_list {
     int n;
     char **items;
 } string_list;
+
+typedef struct frame_list {
+    bool given;                /* false: auto */
+    int n;
+    int64_t *items;
+} frame_list;
 
 typedef struct config {
     struct {
@@ -76,6 +88,11 @@ typedef struct config {
         int noise;             /* config_noise */
         int64_t noise_sms, noise_threads_per_sm;   /* geometry of the GPU whose noise torch-cuda reproduces */
         int latent_dtype;      /* config_latent_dtype */
+        int cfg_skip;          /* config_cfg_skip */
+        double cfg_ratio;
+        int_ranges slg_layers; /* blocks that skip-layer guidance leaves out; empty: none of it */
+        double slg_scale, slg_start, slg_end;
+        int slg_mode;          /* config_slg */
     } sampling;
     struct {
         char *template;
@@ -84,6 +101,15 @@ typedef struct config {
         int negative_default;  /* config_negative: what an empty negative prompt means */
         int weighting;         /* config_weighting */
     } prompt;
+    struct {
+        char *global_caption;        /* only read: with captions becomes prompt.template */
+        string_list captions;
+        frame_list cut_frames;       /* given: a multi-shot video; 4n+1, ascending */
+        int sparse;                  /* config_sparse; not auto in a runner's configuration */
+        int mask_type;               /* config_shot_channel */
+        int spans;                   /* config_spans */
+        bool strict;                 /* refuse what upstream lets pass without a mask */
+    } shots;
     struct {
         guidance_schedule guidance;    /* n == 0: guidance_scale throughout */
         int guidance_interpolation;    /* guidance_interpolation */

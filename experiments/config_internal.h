@@ -19,6 +19,8 @@ typedef enum {
     SETTING_RANGES,       /* int_ranges */
     SETTING_HEADS,        /* int_ranges that may be "mean" */
     SETTING_WORDS,        /* string_list */
+    SETTING_TEXTS,        /* string_list of whole texts: commas do not part them */
+    SETTING_FRAMES,       /* frame_list */
     SETTING_GUIDANCE,     /* guidance_schedule */
     SETTING_PROMPTS,      /* prompt_schedule */
     SETTING_SHAPE,        /* nothing stored: a list of mappings whose keys are checked against names */
@@ -79,6 +81,13 @@ void setting_type_text(const setting *s, str *out);                 /* "whole nu
 
 void *setting_field(config *c, const setting *s);
 void print_double(str *out, double v);               /* fewest digits that read back equal */
+
+/* Structured multi-shot input becomes prompt.template and shots.cut_frames; cuts are checked and rounded to 4n+1 (`note` says
+ * which). from_*: whether defaults, file or --set gave them, the later the greater. On failure *key is the setting to blame and
+ * `why` has no place in it. */
+int config_shots_join(config *c, int from_captions, int from_template, const char **key, str *note, err *why);
+/* The prompts against the cuts, as far as text tells. */
+int config_shots_check(const config *c, const char **key, err *why);
 
 /* "did you mean" for a key that does not exist, or NULL. */
 const char *nearest_key(const char *key);

@@ -4,7 +4,7 @@
 
 #include "experiments/config_internal.h"
 
-static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", NULL };
+static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", "holocine", NULL };
 static const char *const PRECISIONS[] = { "exact", "bf16", "fp8", NULL };
 static const char *const SOLVERS[] = { "unipc", "dpmpp", "diffusers_unipc", "diffusers_euler", "diffsynth_euler",
                                        NULL };
@@ -15,6 +15,11 @@ static const char *const NEGATIVES[] = { "wan", "none", NULL };
 static const char *const WEIGHTINGS[] = { "multiply", "interpolation", "norm_preserving", "none", NULL };
 static const char *const GUIDANCES[] = { "linear", "step", "cosine", NULL };
 static const char *const PROMPTS[] = { "slerp", "lerp", "step", NULL };
+static const char *const CFG_SKIPS[] = { "none", "early", "late", "early_late", "middle", "alternate", NULL };
+static const char *const SLG_MODES[] = { "original", "uncond", NULL };
+static const char *const SPARSES[] = { "auto", "false", "true", NULL };
+static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "alternating", NULL };
+static const char *const SPANS[] = { "cleaned", "raw", NULL };
 static const char *const OFFLOADS[] = { "auto", "none", "all", NULL };
 
 /* Fields of the lists that bending reads (harness.md 5.6, 5.7). */
@@ -68,15 +73,17 @@ const setting SETTINGS[] = {
     INT_OF("video.width", video.width, 16, 8192, 16, 0, 0, "832", "pixels"),
     INT_OF("video.height", video.height, 16, 8192, 16, 0, 0, "480", "pixels"),
     INT_OF("video.frames", video.frames, 1, 100001, 4, 1, 0, "81", "frames; 4 frames are one step of latent time"),
-    DOUBLE("video.fps", video.fps, 0.1, 240, 0, "16", "frame rate of the file; the model knows none"),
+    DOUBLE("video.fps", video.fps, 0.1, 240, MAY_BE_AUTO, "auto", "frame rate of the file; the model knows none; auto: 16, "
+                                                                  "HoloCine 15"),
     INT("video.crf", video.crf, 0, 51, "10", "quality of the file: 0 lossless, 10 very good, 23 small"),
     DOUBLE("video.duration", video.duration, 0.01, 100000, MAY_BE_AUTO | ONLY_READ, "auto",
            "seconds, in place of frames: becomes the nearest 4k+1 frames at video.fps"),
     DOUBLE("video.quality", video.quality, 0, 10, MAY_BE_AUTO | ONLY_READ, "auto",
            "quality as imageio counts it, in place of crf: 10 is best, 8 is crf 10"),
 
-    ENUM("sampling.solver", sampling.solver, SOLVERS, "unipc",
-         "unipc and dpmpp as official Wan, diffusers_* as diffusers, diffsynth_euler as DiffSynth"),
+    { "sampling.solver", SETTING_ENUM, AT(sampling.solver), 0, 0, 0, 0, SOLVERS, MAY_BE_AUTO, "auto",
+      "unipc and dpmpp as official Wan, diffusers_* as diffusers, diffsynth_euler as DiffSynth; auto: unipc, HoloCine "
+      "diffsynth_euler" },
     INT_OF("sampling.steps", sampling.steps, 1, 1000, 0, 0, MAY_BE_AUTO, "auto",
            "model calls; auto: 50, Wan 2.2 A14B 40"),
     DOUBLE("sampling.shift", sampling.shift, 0.01, 1000, MAY_BE_AUTO, "auto",
@@ -92,8 +99,20 @@ const setting SETTINGS[] = {
                                                                   "reproduce (H100, H200: 132)"),
     INT_OF("sampling.noise_threads_per_sm", sampling.noise_threads_per_sm, 256, 4096, 256, 0, 0, "2048",
            "torch-cuda: threads of one multiprocessor (RTX 30 and 40: 1536)"),
-    ENUM("sampling.latent_dtype", sampling.latent_dtype, LATENT_DTYPES, "f32", "type the latents are rounded to "
-                                                                               "between steps"),
+    ENUM("sampling.latent_dtype", sampling.latent_dtype, LATENT_DTYPES, "f32",
+         "bf16: latents, guidance, update and timestep are rounded as DiffSynth's pipeline does; needs diffsynth_euler"),
+    ENUM("sampling.cfg_skip_mode", sampling.cfg_skip, CFG_SKIPS, "none",
+         "steps that are not guided, for speed: early, late, both ends, the middle, or every so many"),
+    DOUBLE("sampling.cfg_apply_ratio", sampling.cfg_ratio, 0, 1, 0, "1", "share of the steps that are guided, with "
+                                                                         "cfg_skip_mode"),
+    OTHER("sampling.slg_layers", SETTING_RANGES, sampling.slg_layers, "",
+          "skip-layer guidance: transformer blocks, from 0, that the worse of two predictions leaves out; empty: none of "
+          "it"),
+    DOUBLE("sampling.slg_scale", sampling.slg_scale, 0, 1000, 0, "3", "its weight, in mode original"),
+    DOUBLE("sampling.slg_start", sampling.slg_start, 0, 1, 0, "0", "first step of it, as a share of the steps"),
+    DOUBLE("sampling.slg_end", sampling.slg_end, 0, 1, 0, "0.3", "step before which it ends, as a share of the steps"),
+    ENUM("sampling.slg_mode", sampling.slg_mode, SLG_MODES, "original",
+         "original: a third model call a step; uncond: the unconditional call itself leaves the blocks out"),
 
     TEXT("prompt.template", prompt.template, "", "the prompt, with alternatives and marks: templates.md"),
     { "prompt.template_file", SETTING_PATH, AT(prompt.template_file), 0, 0, 0, 0, NULL, ONLY_READ, "",
@@ -103,6 +122,21 @@ const setting SETTINGS[] = {
          "what an empty negative prompt means: wan is the official Chinese one, none is the empty text"),
     ENUM("prompt.weighting", prompt.weighting, WEIGHTINGS, "multiply",
          "how (word:1.5) acts on the text embedding; norm_preserving is accepted and changes nothing"),
+
+    { "shots.global_caption", SETTING_TEXT, AT(shots.global_caption), 0, 0, 0, 0, NULL, ONLY_READ, "",
+      "what all shots have in common; with captions in place of prompt.template: holocine.md" },
+    { "shots.captions", SETTING_TEXTS, AT(shots.captions), 0, 0, 0, 0, NULL, ONLY_READ, "[]",
+      "one caption a shot; they may hold alternatives and marks like a template" },
+    OTHER("shots.cut_frames", SETTING_FRAMES, shots.cut_frames, "auto",
+          "first frame of each shot but the first; auto: evenly spaced with captions, else an ordinary video; [] one shot"),
+    ENUM("shots.sparse", shots.sparse, SPARSES, "auto",
+         "sparse attention between shots; auto: for checkpoints named sparse_*"),
+    ENUM("shots.mask_type", shots.mask_type, SHOT_CHANNELS, "none",
+         "what the 17th input channel says, for checkpoints that have one"),
+    ENUM("shots.spans", shots.spans, SPANS, "cleaned",
+         "text in which captions are looked for: what is tokenised, or the text before cleaning as upstream"),
+    BOOL("shots.strict", shots.strict, "true",
+         "refuse prompts and cuts that do not fit; false: go on without a mask as upstream"),
 
     OTHER("schedules.guidance", SETTING_GUIDANCE, schedules.guidance, "{}", "guidance scale by step, e.g. {0: 7, 10: "
                                                                             "3}"),
@@ -320,7 +354,7 @@ const char *nearest_key(const char *key)
     if ((near = str_nearest(key, known, (size_t)n)))
         return near;
     /* a section on its own: "sampleing:" */
-    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "schedules", "memory", "capture",
+    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "shots", "schedules", "memory", "capture",
                                             "capture.latents", "capture.attention", "bending", "batch", "output" };
     return str_nearest(key, SECTIONS, sizeof SECTIONS / sizeof *SECTIONS);
 }

@@ -51,6 +51,8 @@ void setting_type_text(const setting *s, str *out)
     case SETTING_RANGES: str_add(out, "all, numbers and ranges like 0-10,15, or a list"); break;
     case SETTING_HEADS: str_add(out, "mean, all, numbers and ranges like 0-3,7, or a list"); break;
     case SETTING_WORDS: str_add(out, "a list of words"); break;
+    case SETTING_TEXTS: str_add(out, "a list of texts"); break;
+    case SETTING_FRAMES: str_add(out, "auto, or a list of frames like [41, 81]"); break;
     case SETTING_GUIDANCE: str_add(out, "a mapping of steps to numbers"); break;
     case SETTING_PROMPTS: str_add(out, "a mapping of steps to prompts"); break;
     case SETTING_SHAPE: str_add(out, "a list of mappings"); break;
@@ -141,6 +143,10 @@ static int put_enum(int *field, const setting *s, const yml_node *v, err *e)
 {
     if (v->kind != YML_SCALAR)
         return wrong(s, v, e);
+    if (is_auto(s, v)) {
+        *field = CONFIG_AUTO;
+        return 0;
+    }
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; s->names[i]; i++)
             if (!strcmp(s->names[i], pass ? canonical(v->text) : v->text)) {
@@ -262,6 +268,59 @@ static void words_release(string_list *w)
     *w = (string_list){ 0 };
 }
 
+static int put_texts(string_list *field, const setting *s, const yml_node *v, err *e)
+{
+    string_list w = { 0 };
+    int rc = 0;
+    if (v->kind != YML_LIST)
+        return wrong(s, v, e);
+    for (int i = 0; i < v->n && !rc; i++) {
+        if (v->items[i]->kind != YML_SCALAR)
+            rc = ERR(e, ERR_CONFIG, "entry %d of %s (line %d) is %s, expected a text; a text that begins with '[' needs quotes", i + 1, s->key, v->items[i]->line,
+                     yml_kind_name(v->items[i]));
+        else if (words_add(&w, v->items[i]->text, strlen(v->items[i]->text)))
+            rc = ERR(e, ERR_MEMORY, "out of memory for %s", s->key);
+    }
+    if (rc) {
+        words_release(&w);
+        return rc;
+    }
+    words_release(field);
+    *field = w;
+    return 0;
+}
+
+static void frames_release(frame_list *f)
+{
+    free(f->items);
+    *f = (frame_list){ 0 };
+}
+
+static int put_frames(frame_list *field, const setting *s, const yml_node *v, err *e)
+{
+    frame_list f = { .given = true };
+    if (v->kind == YML_SCALAR && !strcmp(v->text, "auto")) {
+        frames_release(field);
+        return 0;
+    }
+    if (v->kind != YML_LIST)
+        return wrong(s, v, e);
+    if (!(f.items = malloc(((size_t)v->n + 1) * sizeof *f.items)))
+        return ERR(e, ERR_MEMORY, "out of memory for %s", s->key);
+    for (int i = 0; i < v->n; i++) {
+        int64_t x;
+        if (v->items[i]->kind != YML_SCALAR || !yml_int(v->items[i], &x) || x < -1000000 || x > 1000000) {
+            frames_release(&f);
+            return ERR(e, ERR_CONFIG, "entry %d of %s is '%.60s', expected the number of a frame", i + 1, s->key,
+                       v->items[i]->kind == YML_SCALAR ? v->items[i]->text : yml_kind_name(v->items[i]));
+        }
+        f.items[f.n++] = x;
+    }
+    frames_release(field);
+    *field = f;
+    return 0;
+}
+
 /* A list, or words with commas between. */
 static int put_words(string_list *field, const setting *s, const yml_node *v, err *e)
 {
@@ -380,6 +439,8 @@ int setting_put(config *c, const setting *s, const yml_node *v, err *e)
     case SETTING_RANGES:
     case SETTING_HEADS: return put_ranges(field, s, v, e);
     case SETTING_WORDS: return put_words(field, s, v, e);
+    case SETTING_TEXTS: return put_texts(field, s, v, e);
+    case SETTING_FRAMES: return put_frames(field, s, v, e);
     case SETTING_GUIDANCE:
     case SETTING_PROMPTS: return put_schedule(field, s, v, e);
     case SETTING_SHAPE: return check_shape(s, v, e);
@@ -389,7 +450,7 @@ int setting_put(config *c, const setting *s, const yml_node *v, err *e)
 
 int setting_put_text(config *c, const setting *s, const char *text, err *e)
 {
-    bool yaml = s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_SHAPE ||
+    bool yaml = s->type == SETTING_TEXTS || (s->type == SETTING_FRAMES && text[0] == '[') || s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_SHAPE ||
                 ((s->type == SETTING_WORDS || s->type == SETTING_RANGES || s->type == SETTING_HEADS) && text[0] == '[');
     yml_node plain = { .kind = YML_SCALAR, .line = 1, .column = 1, .text = (char *)text, .plain = true };
     if (!yaml)
@@ -432,7 +493,7 @@ void setting_print(const config *c, const setting *s, str *out)
         str_add(out, *(const bool *)field ? "true" : "false");
         break;
     case SETTING_ENUM:
-        str_add(out, s->names[*(const int *)field]);
+        str_add(out, *(const int *)field == CONFIG_AUTO ? "auto" : s->names[*(const int *)field]);
         break;
     case SETTING_TEXT:
     case SETTING_PATH:
@@ -445,6 +506,15 @@ void setting_print(const config *c, const setting *s, str *out)
         int_ranges_print(field, out);
         str_addc(out, '"');
         break;
+    case SETTING_FRAMES: {
+        const frame_list *f = field;
+        str_add(out, f->given ? "[" : "auto");
+        for (int i = 0; i < f->n; i++)
+            str_addf(out, "%s%lld", i ? ", " : "", (long long)f->items[i]);
+        str_add(out, f->given ? "]" : "");
+        break;
+    }
+    case SETTING_TEXTS:
     case SETTING_WORDS: {
         const string_list *w = field;
         str_addc(out, '[');
@@ -496,7 +566,11 @@ void setting_release(config *c, const setting *s)
         int_ranges_release(field);
         break;
     case SETTING_WORDS:
+    case SETTING_TEXTS:
         words_release(field);
+        break;
+    case SETTING_FRAMES:
+        frames_release(field);
         break;
     case SETTING_GUIDANCE:
         guidance_schedule_release(field);

@@ -15,8 +15,11 @@
 #include "experiments/batch.h"
 #include "experiments/build_id.h"
 #include "experiments/capture.h"
+#include "experiments/guidance.h"
 #include "experiments/interrupt.h"
+#include "experiments/latent_preview.h"
 #include "experiments/preview.h"
+#include "experiments/shot_text.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
@@ -30,6 +33,10 @@ struct runner {
     prompts *texts;
     run_params params;
     double *guidance;                  /* one a step */
+    run_shots shots;                   /* in params when there are cuts */
+    int *cuts;
+    run_skip skip;
+    int *skip_layers;
     bool uses_negative;
     struct {
         char label[160];
@@ -71,6 +78,93 @@ static int check_family(const config *cfg, const engine_info *info, err *e)
     return 0;
 }
 
+/* Markers without cuts: upstream would quietly show every shot all captions. */
+static int check_marks(const runner *r, err *e)
+{
+    const config *c = r->cfg;
+    const char *source = c->prompt.template;
+    prompt_template *t = NULL;
+    str clean = STR_INIT, even = STR_INIT;
+    int rc = 0;
+    if (c->shots.cut_frames.given || !source[0])
+        return 0;
+    TRY(template_parse(&t, source, strlen(source), "prompt.template", e));
+    TRY(template_clean_text(t, 0, &clean, e));
+    const char *text = str_text(&clean);
+    if (!shot_text_marked(text))
+        goto out;
+    if (strcmp(r->info.family, "holocine") || !c->shots.strict) {
+        log_msg(LOG_WARN, "the prompt has [shot cut] or [per shot caption] marks and no cuts are given: they are read as plain text");
+        goto out;
+    }
+    int n = shot_text_count(text);
+    TRY(shot_text_even_cuts(&even, n > 0 ? n : 1, (int)c->video.frames, e));
+    rc = ERR(e, ERR_CONFIG, "the prompt has captions for %d shots and no cuts are given, so no shot could be told its caption: set shots.cut_frames, evenly "
+                 "spaced that is %s (with shots.strict false the marks are plain text, as upstream)", n, str_text(&even));
+out:
+    str_release(&clean);
+    str_release(&even);
+    template_free(t);
+    return rc;
+}
+
+static int fill_shots(runner *r, err *e)
+{
+    config *c = r->cfg;
+    const frame_list *f = &c->shots.cut_frames;
+    const char *name = r->info.dit_path ? fs_basename(r->info.dit_path) : "";
+    bool named_sparse = str_starts_with(name, "sparse_"), named_full = str_starts_with(name, "full_");
+    int rc = check_marks(r, e);
+    if (rc)
+        return rc;
+    bool by_itself = c->shots.sparse == SPARSE_AUTO;
+    if (by_itself)
+        c->shots.sparse = named_sparse ? SPARSE_YES : SPARSE_NO;
+    bool sparse = c->shots.sparse == SPARSE_YES;
+    if (!f->given && sparse && c->shots.strict)
+        return ERR(e, ERR_CONFIG, "%s and no cuts are given: sparse attention is between shots; set shots.cut_frames, to [] for a single shot, or shots.sparse to "
+                   "false", by_itself ? "the checkpoint is one for sparse attention" : "shots.sparse is true");
+    if (!f->given)
+        return 0;
+    if (sparse ? named_full : named_sparse)
+        log_msg(LOG_WARN, "%s is a checkpoint for %s attention, and shots.sparse is %s: transitions will suffer", name, sparse ? "full" : "sparse",
+                sparse ? "true" : "false");
+    if (strcmp(r->info.family, "holocine"))
+        log_msg(LOG_WARN, "cuts are given and the checkpoint is not known as HoloCine's (%s): it may not have learnt shots", r->info.family);
+    if (!(r->cuts = calloc((size_t)f->n + 1, sizeof *r->cuts)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d cuts", f->n);
+    for (int i = 0; i < f->n; i++)
+        r->cuts[i] = (int)f->items[i];
+    r->shots = (run_shots){ .n_cuts = f->n, .cuts = r->cuts, .sparse = sparse, .mask_channel = c->shots.mask_type - SHOT_CHANNEL_ID,
+                            .raw_spans = c->shots.spans == SPANS_RAW, .lenient = !c->shots.strict };
+    r->params.shots = &r->shots;
+    return 0;
+}
+
+static int fill_skip(runner *r, int steps, err *e)
+{
+    const config *c = r->cfg;
+    int layers = r->info.dit->num_layers, n = 0;
+    int64_t last = int_ranges_last(&c->sampling.slg_layers);
+    if (last >= layers)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers names %" PRId64 ", but there are %d transformer blocks, numbered from 0", last, layers);
+    if (int_ranges_count(&c->sampling.slg_layers, layers) == layers)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers names all %d transformer blocks: leave some, usually one or two in the middle are named", layers);
+    if (!int_ranges_count(&c->sampling.slg_layers, layers))
+        return 0;
+    if (c->sampling.latent_dtype == LATENT_BF16)
+        return ERR(e, ERR_CONFIG, "sampling.slg_layers and latent_dtype bf16 exclude each other: the pipeline whose roundings those are has no skip-layer guidance");
+    if (!(r->skip_layers = calloc((size_t)layers, sizeof *r->skip_layers)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d layers", layers);
+    for (int i = 0; i < layers; i++)
+        if (int_ranges_contains(&c->sampling.slg_layers, i))
+            r->skip_layers[n++] = i;
+    r->skip = (run_skip){ .n_layers = n, .layers = r->skip_layers, .scale = c->sampling.slg_scale, .begin = (int)(c->sampling.slg_start * steps),
+                          .end = (int)(c->sampling.slg_end * steps), .uncond = c->sampling.slg_mode == SLG_UNCOND };
+    r->params.skip = &r->skip;
+    return 0;
+}
+
 static int fill_params(runner *r, err *e)
 {
     const config *c = r->cfg;
@@ -95,12 +189,17 @@ static int fill_params(runner *r, err *e)
     r->params.boundary = c->sampling.boundary;
     r->params.guidance = r->guidance;
     r->params.n_guidance = steps;
+    r->params.latents_bf16 = c->sampling.latent_dtype == LATENT_BF16;
+    TRY(fill_shots(r, e));
     TRY(engine_schedule(r->g, &r->params, &s, expert, e));
     for (int k = 0; k < steps; k++) {
         double fallback = expert[k] ? c->sampling.guidance_scale_low : c->sampling.guidance_scale;
         r->guidance[k] = guidance_schedule_at(&c->schedules.guidance, c->schedules.guidance_interpolation, k, fallback);
+        if (!guidance_applies((config_cfg_skip)c->sampling.cfg_skip, c->sampling.cfg_ratio, k, steps))
+            r->guidance[k] = 1;
         r->uses_negative |= r->guidance[k] != 1;
     }
+    TRY(fill_skip(r, steps, e));
     int64_t shape[4];
     TRY(engine_latent_shape(r->g, &r->params, shape, e));
     int64_t ignored;
@@ -120,10 +219,6 @@ int runner_open(runner **out, config *cfg, err *e)
         return ERR(e, ERR_MEMORY, "out of memory");
     r->cfg = cfg;
     r->progress.told_at = now_seconds();
-    if (cfg->sampling.latent_dtype != LATENT_F32) {
-        rc = ERR(e, ERR_CONFIG, "sampling.latent_dtype bf16 is not available in this version: set it to f32");
-        goto out;
-    }
     if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
         log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
     engine_options o = ENGINE_OPTIONS_INIT;
@@ -138,10 +233,16 @@ int runner_open(runner **out, config *cfg, err *e)
     o.threads = (int)cfg->model.threads;
     o.text_len = (int)cfg->model.text_len;
     o.ftfy = cfg->model.clean_ftfy;
+    o.family = cfg->model.family == FAMILY_HOLOCINE ? "holocine" : NULL;
     TRY(engine_open(&r->g, &o, e));
     TRY(engine_get_info(r->g, false, &r->info, e));
     TRY(check_family(cfg, &r->info, e));
     TRY(config_resolve(cfg, r->info.family, e));
+    if (cfg->sampling.latent_dtype == LATENT_BF16 && cfg->sampling.solver != SOLVER_DIFFSYNTH_EULER) {
+        rc = ERR(e, ERR_CONFIG, "sampling.latent_dtype bf16 reproduces the roundings of DiffSynth's pipeline: set sampling.solver to diffsynth_euler (found %s), or "
+                 "latent_dtype to f32", config_enum_name("sampling.solver", cfg->sampling.solver));
+        goto out;
+    }
     TRY(prompts_new(&r->texts, r->g, cfg, e));
     TRY(fill_params(r, e));
     *out = r;
@@ -158,6 +259,8 @@ void runner_close(runner *r)
     prompts_free(r->texts);
     engine_close(r->g);
     free(r->guidance);
+    free(r->cuts);
+    free(r->skip_layers);
     free(r);
 }
 
@@ -280,6 +383,22 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     jw_kint(&w, "height", c->video.height);
     jw_kint(&w, "frames", c->video.frames);
     jw_kdouble(&w, "fps", c->video.fps);
+    if (r->params.shots) {
+        jw_key(&w, "shots");
+        jw_object(&w);
+        jw_key(&w, "cut_frames");
+        jw_array(&w);
+        for (int i = 0; i < r->shots.n_cuts; i++)
+            jw_int(&w, r->cuts[i]);
+        jw_end_array(&w);
+        jw_kbool(&w, "sparse", r->shots.sparse);
+        jw_kstring(&w, "mask_type", config_enum_name("shots.mask_type", c->shots.mask_type));
+        jw_kstring(&w, "spans", config_enum_name("shots.spans", c->shots.spans));
+        jw_kbool(&w, "strict", c->shots.strict);
+        jw_end_object(&w);
+    }
+    if (r->params.latents_bf16)
+        jw_kstring(&w, "latent_dtype", "bf16");
     jw_kstring(&w, "solver", solver_name(r->params.solver));
     jw_kint(&w, "steps", c->sampling.steps);
     jw_kdouble(&w, "shift", c->sampling.shift);
@@ -287,6 +406,20 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     if (r->info.two_experts) {
         jw_kdouble(&w, "guidance_scale_low", c->sampling.guidance_scale_low);
         jw_kdouble(&w, "boundary", c->sampling.boundary);
+    }
+    if (c->sampling.cfg_skip != CFG_SKIP_NONE) {
+        jw_kstring(&w, "cfg_skip_mode", config_enum_name("sampling.cfg_skip_mode", c->sampling.cfg_skip));
+        jw_kdouble(&w, "cfg_apply_ratio", c->sampling.cfg_ratio);
+    }
+    if (r->params.skip) {
+        str layers = STR_INIT;
+        int_ranges_print(&c->sampling.slg_layers, &layers);
+        jw_kstring(&w, "slg_layers", str_text(&layers));
+        str_release(&layers);
+        jw_kdouble(&w, "slg_scale", c->sampling.slg_scale);
+        jw_kdouble(&w, "slg_start", c->sampling.slg_start);
+        jw_kdouble(&w, "slg_end", c->sampling.slg_end);
+        jw_kstring(&w, "slg_mode", config_enum_name("sampling.slg_mode", c->sampling.slg_mode));
     }
     if (c->schedules.guidance.n > 0) {
         jw_key(&w, "guidance");
@@ -453,12 +586,15 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     tensor latents = { 0 };
     step_prompts texts = { 0 };
     capture *trace = NULL;
+    latent_preview *rough = NULL;
     str parameters = STR_INIT;
     hooks h = { 0 };
     run_params p = r->params;
     if (!r->progress.label[0])
         runner_progress(r, "run", 1, 1);
     TRY(interrupt_check(e));
+    if (p.shots && !p.shots->lenient && !r->cfg->schedules.prompt.n)
+        TRY(shot_text_check(v->clean, p.shots->n_cuts, e));
     TRY(prompts_of_run(r->texts, v, p.steps, &texts, e));
     TRY(interrupt_check(e));
     if (r->uses_negative)
@@ -469,6 +605,10 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     if (files->trace) {
         TRY(open_trace(r, v, &texts, &p, files->trace, &trace, e));
         TRY(capture_observe(trace, &h, e));
+    }
+    if (files->latent_preview) {
+        TRY(latent_preview_new(&rough, r->g, &p, files->latent_preview, files->latent_preview_every, r->cfg->video.fps, e));
+        TRY(latent_preview_observe(rough, &h, e));
     }
     TRY(hooks_observe(&h, (hook_observer){ watch_wants, watch, r }, e));
     TRY(engine_run(r->g, &p, &h, &latents, e));
@@ -485,6 +625,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
         TRY(decode(r, &latents, str_text(&parameters), files, e));
 out:
     capture_abort(trace);
+    latent_preview_free(rough);
     step_prompts_release(&texts);
     tensor_free(&latents);
     str_release(&parameters);

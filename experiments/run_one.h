@@ -24,6 +24,8 @@ typedef struct run_files {
     const char *preview;     /* .png: frames of the video side by side */
     const char *images;      /* a folder for frame_000.png ... */
     const char *latent;      /* .safetensors: tensor `latent` [1, C, F, H, W] */
+    const char *latent_preview;    /* a rough video of the latents, without its ending, written anew every so many steps */
+    int latent_preview_every;
     bool no_metadata;        /* leave the parameters out of video and images */
 } run_files;
 

@@ -142,28 +142,40 @@ static int write_texts(trace_writer *t, const char *name, int n, const char *con
     return rc;
 }
 
-/* The words: texts of one length with zeros behind, because these, unlike variable-length ones, have a checksum, and HDF5
- * 1.10 crashes on a variable-length text that is damaged. */
-static int write_words(trace_writer *t, const trace_axes *a, err *e)
+/* Texts of one length with zeros behind, because these, unlike variable-length ones, have a checksum, and HDF5 1.10 crashes on
+ * a variable-length text that is damaged. */
+static int write_table(trace_writer *t, const char *name, int n, const char *const *texts, const char *label, err *e)
 {
     size_t bytes = 1;
-    for (int i = 0; i < a->n_words; i++)
-        bytes = strlen(a->words[i].text) > bytes ? strlen(a->words[i].text) : bytes;
-    char *table = calloc((size_t)a->n_words, bytes);
+    for (int i = 0; i < n; i++)
+        bytes = strlen(texts[i]) > bytes ? strlen(texts[i]) : bytes;
+    char *table = calloc((size_t)n, bytes);
     if (!table)
-        return ERR(e, ERR_MEMORY, "%s: no memory for %d words", t->path, a->n_words);
-    for (int i = 0; i < a->n_words; i++)
-        memcpy(table + (size_t)i * bytes, a->words[i].text, strlen(a->words[i].text));
+        return ERR(e, ERR_MEMORY, "%s: no memory for %d texts", t->path, n);
+    for (int i = 0; i < n; i++)
+        memcpy(table + (size_t)i * bytes, texts[i], strlen(texts[i]));
     hid_t type = H5Tcopy(H5T_C_S1);
     int rc;
     if (type < 0 || H5Tset_size(type, bytes) < 0 || H5Tset_strpad(type, H5T_STR_NULLPAD) < 0 ||
         H5Tset_cset(type, H5T_CSET_UTF8) < 0)
-        rc = fail(t, e, "/attention/words");
+        rc = fail(t, e, name);
     else
-        rc = write_axis(t, "/attention/words", type, type, a->n_words, table, "word", e);
+        rc = write_axis(t, name, type, type, n, table, label, e);
     if (type >= 0)
         H5Tclose(type);
     free(table);
+    return rc;
+}
+
+static int write_words(trace_writer *t, const trace_axes *a, err *e)
+{
+    const char **words = calloc((size_t)a->n_words, sizeof *words);
+    if (!words)
+        return ERR(e, ERR_MEMORY, "%s: no memory for %d words", t->path, a->n_words);
+    for (int i = 0; i < a->n_words; i++)
+        words[i] = a->words[i].text;
+    int rc = write_table(t, "/attention/words", a->n_words, words, "word", e);
+    free(words);
     return rc;
 }
 
@@ -426,18 +438,52 @@ static int create_file(trace_writer *t, err *e)
     return rc;
 }
 
+/* *out is the caller's to close. */
+static int create_group(trace_writer *t, const char *name, hid_t *out, err *e)
+{
+    hid_t list = H5Pcreate(H5P_GROUP_CREATE);
+    *out = -1;
+    if (list >= 0 && H5Pset_obj_track_times(list, false) >= 0)
+        *out = H5Gcreate2(t->file, name, H5P_DEFAULT, list, H5P_DEFAULT);
+    if (list >= 0)
+        H5Pclose(list);
+    return *out < 0 ? fail(t, e, name) : 0;
+}
+
+static int write_shots(trace_writer *t, const trace_shots *s, err *e)
+{
+    hid_t group, i32 = H5T_STD_I32LE, own = H5T_NATIVE_INT32;
+    int64_t sparse = s->sparse, masked = s->token_begin != NULL;
+    int rc = create_group(t, "/shots", &group, e);
+    if (rc)
+        return rc;
+    if (!write_attribute(group, "sparse", H5T_STD_I64LE, H5T_NATIVE_INT64, 0, &sparse) ||
+        !write_attribute(group, "masked", H5T_STD_I64LE, H5T_NATIVE_INT64, 0, &masked) || !write_text(group, "mask_type", s->mask_type) || t->disk.error)
+        rc = fail(t, e, "the attributes of /shots");
+    H5Gclose(group);
+    rc = rc ? rc : write_axis(t, "/shots/latent_shot", i32, own, s->n_latent_frames, s->latent_shot, "latent_frame", e);
+    rc = rc ? rc : write_axis(t, "/shots/first_frames", i32, own, s->n_shots, s->first_frames, "shot", e);
+    rc = rc ? rc : write_axis(t, "/shots/first_latents", i32, own, s->n_shots, s->first_latents, "shot", e);
+    if (!rc && s->global_caption) {
+        rc = write_table(t, "/shots/global_caption", 1, &s->global_caption, "scene", e);
+        rc = rc ? rc : write_table(t, "/shots/captions", s->n_captions, s->captions, "caption", e);
+    }
+    if (!rc && masked) {
+        rc = write_axis(t, "/shots/global_tokens", i32, own, 2, s->global_tokens, "begin_end", e);
+        rc = rc ? rc : write_axis(t, "/shots/token_begin", i32, own, s->n_shots, s->token_begin, "shot", e);
+        rc = rc ? rc : write_axis(t, "/shots/token_end", i32, own, s->n_shots, s->token_end, "shot", e);
+    }
+    return rc;
+}
+
 static int create_attention(trace_writer *t, const trace_spec *s, err *e)
 {
     static const char *const labels[] = { "step", "layer", "head", "word", "frame", "height", "width" };
     const trace_axes *a = &s->axes;
-    hid_t list = H5Pcreate(H5P_GROUP_CREATE), group = -1;
-    if (list >= 0 && H5Pset_obj_track_times(list, false) >= 0)
-        group = H5Gcreate2(t->file, "/attention", H5P_DEFAULT, list, H5P_DEFAULT);
-    int rc = group < 0 ? fail(t, e, "/attention") : 0;
-    if (group >= 0)
+    hid_t group;
+    int rc = create_group(t, "/attention", &group, e);
+    if (!rc)
         H5Gclose(group);
-    if (list >= 0)
-        H5Pclose(list);
     int64_t dims[] = { a->n_steps, a->n_layers, a->n_heads, a->n_words, a->frames, a->height, a->width };
     if (!rc)
         rc = create_array(t, &t->maps, "/attention/maps", a->type, 7, 2, dims, labels, e);
@@ -489,6 +535,8 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
     }
     if (!rc && s->attention)
         rc = create_attention(t, s, e);
+    if (!rc && s->shots)
+        rc = write_shots(t, s->shots, e);
     if (rc)
         trace_abort(t);
     else

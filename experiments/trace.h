@@ -53,6 +53,20 @@ typedef struct trace_axes {           /* of /attention/maps */
     int n_token_pieces;
 } trace_axes;
 
+/* The /shots group of a multi-shot video. */
+typedef struct trace_shots {
+    int n_shots, n_latent_frames;
+    const int32_t *latent_shot;       /* [n_latent_frames] */
+    const int32_t *first_frames, *first_latents;    /* [n_shots], of the video and of the latents */
+    const char *global_caption;       /* NULL: the prompt has no captions */
+    int n_captions;
+    const char *const *captions;
+    const int32_t *token_begin, *token_end;    /* [n_shots] text positions [begin, end) of the captions; NULL: no mask was used */
+    int32_t global_tokens[2];
+    bool sparse;
+    const char *mask_type;
+} trace_shots;
+
 /* A further text attribute of the root group. */
 typedef struct trace_attribute {
     const char *name, *value;
@@ -84,6 +98,7 @@ typedef struct trace_spec {
     double fps;
     const trace_attribute *more;
     size_t n_more;
+    const trace_shots *shots;         /* NULL: an ordinary video */
 } trace_spec;
 
 /* The rows of "every n-th step": 0, n, 2n, ... and always S. `rows` has room for steps + 1; returns how many. */

@@ -8,6 +8,7 @@
 #include "core/base/fs.h"
 #include "core/dit/dit.h"
 #include "core/dit/shots.h"
+#include "core/engine_internal.h"
 #include "core/sample/solver.h"
 #include "tests/golden.h"
 
@@ -234,6 +235,94 @@ out:
     free(flat);
 }
 
+/* A prompt whose rows are the golden's and whose tokens have the offsets of spans.json: the text encoder is not in the folder. */
+static prompt *prompt_of(golden *g, const char *rows, const char *text, int text_len)
+{
+    int64_t n;
+    const ckpt_tensor *t = NULL;
+    json *doc = golden_json(g, "spans.json");
+    const json *c = NULL, *at;
+    for (size_t i = 0; i < json_count(doc) && !c; i++)
+        c = strcmp(json_get_string(json_at(doc, i), "prompt", ""), text) ? NULL : json_at(doc, i);
+    prompt *p = calloc(1, sizeof *p);
+    p->rows = golden_f32(g, rows, &n, &t);
+    p->dim = t ? (int)t->shape[1] : 0;
+    p->n_tokens = p->text_len = text_len;      /* the golden's rows beyond the prompt are zeros already */
+    p->tok.n = (int)json_count(json_get(c, "offsets"));
+    p->tok.tokens = calloc((size_t)p->tok.n + 1, sizeof *p->tok.tokens);
+    for (int i = 0; i < p->tok.n; i++) {
+        at = json_at(json_get(c, "offsets"), (size_t)i);
+        p->tok.tokens[i].begin = (size_t)json_number(json_at(at, 0), 0);
+        p->tok.tokens[i].end = (size_t)json_number(json_at(at, 1), 0);
+    }
+    p->map.text = str_dup(text);
+    p->map.len = strlen(text);
+    p->raw = str_dup(text);
+    json_free(doc);
+    return p;
+}
+
+/* the same runs through engine_run(): spans from the prompt, plans from the cuts */
+static void through_engine(golden *g, const json *c, const tensor *x, int frames, int text_len, const int *cuts, int n_cuts)
+{
+    static const char *const names[] = { "engine.full.denoise", "engine.sparse.denoise" };
+    const char *what = "engine";
+    err e = { 0 };
+    engine *eng = NULL;
+    int64_t n = tensor_count(x);
+    int steps = (int)json_get_int(c, "steps", 0);
+    float *noise = malloc((size_t)n * sizeof *noise), *ours = malloc((size_t)n * sizeof *ours);
+    char *model = golden_path(g, "full/full_high_noise.safetensors");
+    prompt *cond = prompt_of(g, "context", json_get_string(c, "prompt", ""), text_len), *uncond = prompt_of(g, "context_null", "", text_len);
+    double guidance = json_get_number(c, "guidance_scale", 0);
+    engine_options o = ENGINE_OPTIONS_INIT;
+    o.model = model;
+    o.text_len = text_len;
+    o.device = !strcmp(g->be->ops->name, "cuda") ? "cuda" : "cpu";
+    CHECK(op_download_f32(noise, x, &e));
+    CHECK(engine_open(&eng, &o, &e));
+    for (int sparse = 0; sparse < 2; sparse++) {
+        what = names[sparse];
+        run_shots shots = RUN_SHOTS_INIT;
+        run_params r = RUN_PARAMS_INIT;
+        tensor out = { 0 };
+        shots.cuts = cuts;
+        shots.n_cuts = n_cuts;
+        shots.sparse = sparse;
+        r.width = (int)x->shape[3] * 8;
+        r.height = (int)x->shape[2] * 8;
+        r.frames = frames;
+        r.initial_noise = noise;
+        r.solver = SOLVER_DIFFSYNTH_EULER;
+        r.steps = steps;
+        r.shift = json_get_number(c, "shift", 0);
+        r.boundary = json_get_number(c, "switch_boundary", 0);
+        r.cond = (const prompt *const *)&cond;
+        r.n_cond = r.n_guidance = 1;
+        r.uncond = uncond;
+        r.guidance = &guidance;
+        r.shots = &shots;
+        CHECK(engine_run(eng, &r, NULL, &out, &e));
+        int rc = op_download_f32(ours, &out, &e);
+        tensor_free(&out);
+        CHECK(rc);
+        int64_t all;
+        float *ref = golden_f32(g, sparse ? "sparse.denoise" : "full.denoise", &all, NULL);
+        if (ref && all == n * steps)
+            golden_compare(g, what, ours, ref + n * (steps - 1), n, 1e-4);
+        else
+            golden_fail(g, what, "the recorded run has other sizes");
+        free(ref);
+    }
+out:
+    prompt_free(cond);
+    prompt_free(uncond);
+    engine_close(eng);
+    free(model);
+    free(noise);
+    free(ours);
+}
+
 /* the 17-channel model: the latents and one channel that tells the shot */
 static void mask_channel(scene *s, int text_len)
 {
@@ -318,6 +407,7 @@ void golden_holocine(golden *g)
     denoise(&s, c, false);
     denoise(&s, c, true);
     mask_channel(&s, text_len);
+    through_engine(g, c, &s.x, frames, text_len, cuts, n_cuts);
 out:
     for (int i = 0; i < 2; i++) {
         tensor_free(&s.context[i][0]);

@@ -42,10 +42,29 @@ static int choose(int64_t *lo, int64_t *hi, const trace_reader *r, const char *a
     return rc;
 }
 
+/* Latent frames lo..hi-1 of a shot. */
+static int choose_frames(int64_t *lo, int64_t *hi, const trace_reader *r, const attention_choice *c, err *e)
+{
+    *lo = 0;
+    *hi = r->attention.F;
+    if (!c->one_shot)
+        return 0;
+    if (!r->latent_shot)
+        return ERR(e, ERR_ARG, "%s: --shot %lld: the run is no multi-shot video (it has no /shots). Leave --shot out.", r->path, (long long)c->shot);
+    int64_t n = r->latent_shot[r->n_latent_shot - 1] + 1;
+    if (c->shot >= n)
+        return ERR(e, ERR_ARG, "%s: --shot %lld: the video has %lld shots, numbered from 0.", r->path, (long long)c->shot, (long long)n);
+    while (r->latent_shot[*lo] < c->shot)
+        ++*lo;
+    while (r->latent_shot[*hi - 1] > c->shot)
+        --*hi;
+    return 0;
+}
+
 int attention_load(attention_map *m, trace_reader *r, const attention_choice *c, err *e)
 {
     const trace_attention *a = &r->attention;
-    int64_t range[3][2], word, n = a->F * a->h * a->w;
+    int64_t range[3][2], frames[2], word, n = a->F * a->h * a->w;
     float *buf = NULL;
     double *sum = NULL;
     memset(m, 0, sizeof *m);
@@ -69,6 +88,8 @@ int attention_load(attention_map *m, trace_reader *r, const attention_choice *c,
         rc = choose(&range[1][0], &range[1][1], r, "layer", a->layers, a->n_layers, c->layer, e);
     if (!rc)
         rc = choose(&range[2][0], &range[2][1], r, "head", a->heads, a->n_heads, c->head, e);
+    if (!rc)
+        rc = choose_frames(&frames[0], &frames[1], r, c, e);
     if (rc)
         return rc;
     buf = malloc((size_t)(n * a->n_heads) * sizeof *buf);
@@ -87,13 +108,15 @@ int attention_load(attention_map *m, trace_reader *r, const attention_choice *c,
                     sum[i] += buf[h * n + i];
         }
     double parts = (double)((range[0][1] - range[0][0]) * (range[1][1] - range[1][0]) * (range[2][1] - range[2][0]));
-    m->F = a->F;
+    m->F = frames[1] - frames[0];
+    m->first = frames[0];
     m->h = a->h;
     m->w = a->w;
     m->min = INFINITY;
     m->max = -INFINITY;
+    n = m->F * a->h * a->w;
     for (int64_t i = 0; i < n; i++) {
-        double v = sum[i] / parts;
+        double v = sum[m->first * a->h * a->w + i] / parts;
         m->value[i] = (float)v;
         m->min = fmin(m->min, v);
         m->max = fmax(m->max, v);
@@ -120,7 +143,7 @@ int attention_write_csv(const char *path, const attention_map *m, err *e)
     for (int64_t f = 0; f < m->F; f++)
         for (int64_t y = 0; y < m->h; y++)
             for (int64_t x = 0; x < m->w; x++)
-                str_addf(&s, "%lld,%lld,%lld,%.9g\n", (long long)f, (long long)y, (long long)x,
+                str_addf(&s, "%lld,%lld,%lld,%.9g\n", (long long)(m->first + f), (long long)y, (long long)x,
                          (double)m->value[(f * m->h + y) * m->w + x]);
     int rc =
         s.failed ? ERR(e, ERR_MEMORY, "no memory to write %s", path) : fs_write_atomic(path, str_text(&s), s.len, e);

@@ -12,10 +12,13 @@
 typedef struct attention_choice {
     const char *word;
     int64_t step, layer, head; /* numbers as in the trace, or ATTENTION_MEAN */
+    bool one_shot;             /* of a multi-shot video, only the frames of this shot, from 0 */
+    int64_t shot;
 } attention_choice;
 
 typedef struct attention_map {
     int64_t F, h, w;
+    int64_t first; /* latent frame of the video that is frame 0 here; not 0 with one_shot only */
     float *value; /* [F][h][w] probabilities, summed over the word's tokens */
     double min, max, mean;
 } attention_map;

@@ -86,7 +86,7 @@ static void paint(uint8_t *rgb, const float *v, int64_t n, bool over)
 typedef struct sheet {
     uint8_t *rgb;
     int width, height, columns, cell_w, cell_h;
-    int64_t frames;
+    int64_t frames, first;
 } sheet;
 
 static void cell_at(int *x, int *y, const sheet *s, int64_t f)
@@ -150,7 +150,7 @@ static int write_labels(sheet *s, const char *title, const char *subtitle, doubl
     for (int64_t f = 0; f < s->frames; f++) {
         int x, y;
         cell_at(&x, &y, s, f);
-        snprintf(text, sizeof text, "latent frame %lld", (long long)f);
+        snprintf(text, sizeof text, "latent frame %lld", (long long)(s->first + f));
         text_at(cr, x, y + s->cell_h + 13, 10.5, 0.4, text, s->cell_w);
     }
     int bar = s->width - SCALE_ROOM, height = s->cell_h > 120                     ? s->cell_h
@@ -237,6 +237,7 @@ int attention_write_png(const char *path, const attention_map *m, const char *ti
     int rc = sheet_open(&s, m, width, height, e);
     if (rc)
         return rc;
+    s.first = m->first;
     v = malloc((size_t)s.cell_w * (size_t)s.cell_h * sizeof *v);
     cell = calloc((size_t)s.cell_w * (size_t)s.cell_h, 3);
     if (!v || !cell) {

@@ -39,6 +39,7 @@ static void print_help(FILE *to)
             "  --layer N|mean    DiT block; default mean\n"
             "  --head N|mean     attention head; default mean\n"
             "  --format F        png: contact sheet; mp4: video; npy: f32 array [frames, rows, columns]; csv: table\n"
+            "  --shot N          of a multi-shot video only the frames of shot N, from 0; png, npy and csv\n"
             "  --overlay         png and mp4: over the run's own video\n"
             "  --out D           where files go; default <batch>/analysis/attention\n"
             "  --help, --version\n\n"
@@ -72,7 +73,7 @@ static void name_number(char *out, size_t room, char letter, int64_t v)
 /* "0003-s44-two-men-tmean-l12-hmean.png": letters and digits of the word stay, the rest becomes hyphens. */
 static char *file_name(const task *t, const char *run)
 {
-    char word[80], step[32], layer[32], head[32];
+    char word[80], step[32], layer[32], head[32], shot[32] = "";
     size_t n = 0;
     for (const char *c = t->choice.word; *c && n < sizeof word - 1; c++) {
         bool keep = (*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
@@ -86,7 +87,9 @@ static char *file_name(const task *t, const char *run)
     name_number(step, sizeof step, 't', t->choice.step);
     name_number(layer, sizeof layer, 'l', t->choice.layer);
     name_number(head, sizeof head, 'h', t->choice.head);
-    return str_format("%s/%s-%s-%s-%s-%s%s.%s", t->out, run, word, step, layer, head, t->overlay ? "-overlay" : "",
+    if (t->choice.one_shot)
+        snprintf(shot, sizeof shot, "-shot%lld", (long long)t->choice.shot);
+    return str_format("%s/%s-%s-%s-%s-%s%s%s.%s", t->out, run, word, step, layer, head, shot, t->overlay ? "-overlay" : "",
                       FORMATS[t->format]);
 }
 
@@ -131,9 +134,9 @@ static int write_picture(const task *t, const trace_reader *r, const batch_run *
         return rc;
     }
     if (t->overlay)
-        rc = attention_read_background(&background, &width, &height, run->video, m->F, e);
+        rc = attention_read_background(&background, &width, &height, run->video, r->attention.F, e);
     if (!rc)
-        rc = attention_write_png(path, m, title, subtitle, background, width, height, e);
+        rc = attention_write_png(path, m, title, subtitle, background ? background + 3 * m->first * width * height : NULL, width, height, e);
     free(background);
     return rc;
 }
@@ -251,7 +254,7 @@ static int export_all(task *t, const batch *b, err *e)
 
 int attention_program(int argc, char **argv)
 {
-    const char *step = NULL, *layer = NULL, *head = NULL, *format = NULL, *out = NULL;
+    const char *step = NULL, *layer = NULL, *head = NULL, *shot = NULL, *format = NULL, *out = NULL;
     bool help = false, version = false;
     task t = { .format = -1 };
     err e = { 0 };
@@ -263,6 +266,7 @@ int attention_program(int argc, char **argv)
         { "step", &step, NULL },
         { "layer", &layer, NULL },
         { "head", &head, NULL },
+        { "shot", &shot, NULL },
         { "format", &format, NULL },
         { "out", &out, NULL },
         { "overlay", NULL, &t.overlay },
@@ -288,6 +292,13 @@ int attention_program(int argc, char **argv)
     if (options_word(&t.format, format, "format", FORMATS, 4, &e) || parse_number(&t.choice.step, step, "step", &e) ||
         parse_number(&t.choice.layer, layer, "layer", &e) || parse_number(&t.choice.head, head, "head", &e))
         return usage_error(e.text);
+    if (shot) {
+        if (options_int(&t.choice.shot, shot, "shot", 0, 1000000, &e))
+            return usage_error(e.text);
+        t.choice.one_shot = true;
+        if (t.format == FORMAT_MP4)
+            return usage_error("--shot cuts frames out: give --format png, npy or csv with it, or leave it out for the whole video.");
+    }
     if (t.overlay && t.format != FORMAT_PNG && t.format != FORMAT_MP4)
         return usage_error("--overlay makes a picture: give --format png or mp4 with it.");
     if (!media_have_ffmpeg() && (t.overlay || t.format == FORMAT_MP4))

@@ -303,6 +303,20 @@ static int read_attention_layout(trace_reader *r, err *e)
     return rc;
 }
 
+static int read_shots(trace_reader *r, err *e)
+{
+    int64_t F = r->has_latents ? r->F : r->attention.F;
+    if (H5Lexists(r->file, "/shots", H5P_DEFAULT) <= 0)
+        return 0;
+    int rc = read_axis((void **)&r->latent_shot, &r->n_latent_shot, r, "/shots/latent_shot", H5T_NATIVE_INT32, true, e);
+    if (rc)
+        return rc;
+    bool ok = r->n_latent_shot == F && r->latent_shot[0] == 0;
+    for (int64_t f = 1; ok && f < F; f++)
+        ok = r->latent_shot[f] == r->latent_shot[f - 1] || r->latent_shot[f] == r->latent_shot[f - 1] + 1;
+    return ok ? 0 : bad(e, r, "'/shots/latent_shot' does not number the shots of its latent frames from 0");
+}
+
 /* A version this code does not know is refused; a file without one is judged by its datasets. */
 static int check_version(const trace_reader *r, err *e)
 {
@@ -360,6 +374,8 @@ int trace_reader_open(trace_reader *r, const char *path, err *e)
         rc = read_attention_layout(r, e);
     if (!rc && !r->has_latents && !r->attention.present)
         rc = bad(e, r, "it holds neither '/latents' nor '/attention/maps'");
+    if (!rc)
+        rc = read_shots(r, e);
     if (rc)
         goto out;
     r->has_seed = read_attribute(r, "seed", H5T_NATIVE_INT64, H5T_INTEGER, H5T_INTEGER, &r->seed);
@@ -394,6 +410,7 @@ void trace_reader_close(trace_reader *r)
     free(r->attention.steps);
     free(r->attention.layers);
     free(r->attention.heads);
+    free(r->latent_shot);
     free(r->rows);
     free(r->sigmas);
     free(r->row_sigma);

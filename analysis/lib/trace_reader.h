@@ -41,6 +41,8 @@ typedef struct trace_reader {
     double fps;            /* 0 when the file does not say */
     int64_t width, height; /* pixels of the video, 0 when the file does not say */
     trace_attention attention;
+    int32_t *latent_shot;  /* of a multi-shot video: the shot of each latent frame, from 0, never falling; else NULL */
+    int64_t n_latent_shot; /* F */
 } trace_reader;
 
 #define TRACE_READER_VERSION "1" /* the format_version this code reads */

@@ -42,6 +42,8 @@ typedef struct dit_input {
     int64_t frame_offset;          /* rotary position of the first frame */
     attn_plan self_plan;           /* zeroed: full attention */
     attn_plan cross_plan;          /* zeroed: every token sees the whole context */
+    const bool *skip_block;        /* num_layers: blocks that do nothing in this pass, or NULL */
+    const int *frame_shot;         /* F: the shot of each frame, or NULL; used where the checkpoint has a shot embedding */
 
     /* causal generation: keys and values of earlier frames; self_plan is then the cache's */
     kv_cache *cache;               /* NULL: none. The first token of this call is number frame_offset * tokens a frame */

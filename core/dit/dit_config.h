@@ -53,5 +53,7 @@ typedef struct model_files {
 } model_files;
 int model_files_find(model_files *out, const char *path, err *e);
 void model_files_release(model_files *m);
+/* Is a file of a pair called as HoloCine's are: full_*, sparse_*, *holocine*? */
+bool model_files_named_holocine(const char *path);
 
 #endif

@@ -231,6 +231,23 @@ static int check_vace(const dit *d, const dit_input *in, err *e)
     return 0;
 }
 
+/* x + emb[shot(token)] (HoloCine wan_video_holocine.py:1141-1146; the table is a checkpoint's own, most have none) */
+static int add_shot_embedding(pass *p, err *e)
+{
+    int rc = 0;
+    const tensor *table = &p->d->w.shot_embedding;
+    int64_t frames = p->rope.grid[0], each = p->rope.grid[1] * p->rope.grid[2];
+    for (int64_t f = 0; p->in->frame_shot && table->data && f < frames; f++) {
+        if (p->in->frame_shot[f] >= table->shape[0])
+            return ERR(e, ERR_CONFIG, "the video has a shot number %d, the checkpoint's shot embedding knows %" PRId64 ": make fewer shots",
+                       p->in->frame_shot[f] + 1, table->shape[0]);
+        tensor x = tensor_rows(&p->x, f * each, each), row = tensor_rows(table, p->in->frame_shot[f], 1);
+        TRY(op_add_row(&x, &x, &row, e));
+    }
+out:
+    return rc;
+}
+
 int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
 {
     int rc = 0;
@@ -271,6 +288,7 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     TRY(op_patchify(&patches, in->latents, e));
     TRY(op_linear(&p.x, &patches, &d->w.patch_embedding.w, &d->w.patch_embedding.b, ACT_NONE, e));
     TRY(show(&p, "patch_embedding", -1, &p.x, e));
+    TRY(add_shot_embedding(&p, e));
     TRY(embed_time(&p, e));
     if (in->cache)
         TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
@@ -279,7 +297,8 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
         TRY(begin_hints(&p, &c, e));
     for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
         site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
-        TRY(block(&p, &s, e));
+        if (!in->skip_block || !in->skip_block[i])
+            TRY(block(&p, &s, e));
         if (hints && hint < d->vace.n_blocks && d->vace.layers[hint] == i)
             TRY(add_hint(&p, hint++, &c, e));
     }

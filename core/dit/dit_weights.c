@@ -138,6 +138,11 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
     modulation(&l, &out->head_modulation, 2, cfg->dim, "head.modulation");
     for (int i = 0; i < cfg->num_layers; i++)
         block(&l, &out->blocks[i], cfg, "blocks", i);
+    if (cfg->has_shot_embedding) {
+        const ckpt_tensor *t = ckpt_want_tensor(l.want, 2, (int64_t[]){ -1, cfg->dim }, "shot_embedding.weight");
+        if (t && !l.rc)
+            l.rc = op_weight(be, &out->shot_embedding, t, DT_F32, e);
+    }
     if (cfg->n_vace_layers) {      /* hints are loaded by their own module */
         ckpt_want_ignore(l.want, "vace_blocks.");
         ckpt_want_ignore(l.want, "vace_patch_embedding.");
@@ -211,6 +216,7 @@ void dit_weights_free(dit_weights *w)
     linear_free(&w->time_projection);
     linear_free(&w->head);
     tensor_free(&w->head_modulation);
+    tensor_free(&w->shot_embedding);
     for (int i = 0; w->blocks && i < w->n_blocks; i++)
         block_free(&w->blocks[i]);
     free(w->blocks);

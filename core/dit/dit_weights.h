@@ -37,6 +37,7 @@ typedef struct dit_weights {
     dit_linear time_projection;      /* [6D, D] */
     dit_linear head;                 /* [4*out_dim, D] */
     tensor head_modulation;          /* f32 [2, D]: shift, scale */
+    tensor shot_embedding;           /* [shots, D], or empty: most checkpoints have none */
     int n_blocks;
     dit_block *blocks;
 } dit_weights;

@@ -278,6 +278,12 @@ static char *partner(const char *path, bool *is_high)
     return low ? str_format("%.*shigh_noise%s", (int)(low - path), path, low + 9) : NULL;
 }
 
+bool model_files_named_holocine(const char *path)
+{
+    const char *name = fs_basename(path);
+    return holds(name, "holocine") || str_starts_with(name, "full_") || str_starts_with(name, "sparse_");
+}
+
 static int take_file(finder *f, const char *path)
 {
     bool is_high;
@@ -301,8 +307,7 @@ static int take_file(finder *f, const char *path)
             m->dit = m->dit_low;
             m->dit_low = swap;
         }
-        const char *name = fs_basename(m->dit);
-        if (holds(name, "holocine") || str_starts_with(name, "full_") || str_starts_with(name, "sparse_"))
+        if (model_files_named_holocine(m->dit))
             set_family(f, "holocine");
     }
     m->config = find_config(f, folder);

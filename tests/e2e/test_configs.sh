@@ -6,12 +6,24 @@ mkdir -p pair/high_noise_model pair/low_noise_model
 for x in high low; do cp "$MODEL/config.json" "$MODEL/diffusion_pytorch_model.safetensors" pair/${x}_noise_model/; done
 cp -r "$MODEL/google" "$MODEL"/*.pth pair/
 
+# the same two as a HoloCine folder; its T5 reads as many tokens as captions have
+mkdir -p scenes/HoloCine_dit/full scenes/HoloCine_dit/sparse
+for kind in full sparse; do
+    for x in high low; do cp "$MODEL/diffusion_pytorch_model.safetensors" scenes/HoloCine_dit/$kind/${kind}_${x}_noise.safetensors; done
+    sed 's/"text_len": 16/"text_len": 1024/' "$MODEL/config.json" >scenes/HoloCine_dit/$kind/config.json
+done
+cp -r "$MODEL/google" "$MODEL"/*.pth scenes/
+
 for c in "$REPO"/configs/*.yaml; do
     name=$(basename "$c" .yaml)
-    model=$MODEL
-    case $name in wan22_*) model=$TMP/pair ;; esac
+    model=$MODEL frames=5 more=
+    case $name in
+    wan22_*) model=$TMP/pair ;;
+    holocine_full) model=$TMP/scenes frames=21 ;;
+    holocine_sparse) model=$TMP/scenes/HoloCine_dit/sparse/sparse_high_noise.safetensors frames=21 more="--set shots.cut_frames=[5,9,13,17]" ;;
+    esac
     check "config-$name" "the shipped config fails:" "$W" run --config "$c" --output-dir out --batch-name "$name" --device cpu --quiet --videos-per-variation 1 \
-        --set model.path="$model" --set video.width=32 --set video.height=32 --set video.frames=5 --set sampling.steps=2 --set batch.limit=1 \
+        --set model.path="$model" --set video.width=32 --set video.height=32 --set video.frames=$frames $more --set sampling.steps=2 --set batch.limit=1 \
         --set output.use_timestamp=false --set capture.attention.steps=all --set capture.attention.layers=all --set schedules.guidance={}
     check "config-$name-video" "it left no video:" sh -c "ls out/$name/runs/*/s*/video.mp4"
 done

@@ -22,8 +22,60 @@ if command -v ffprobe >/dev/null 2>&1; then
 else
     skip generate-ffprobe "no ffprobe"
 fi
+printf '# two prompts\n\nca --d 3\n  dog, red --d 4 --w 32 --h 32 --f 9 --s 1 --g 2 --fs 3 --n a bad one\n' >prompts.txt
+P="$W generate --ckpt-dir $MODEL --device cpu --video-size 32 48 --video-length 5 --infer-steps 2"
+check from-file "--from-file fails:" $P --from-file prompts.txt --save-path many
+check from-file-videos "there are not two videos:" sh -c "test \$(ls many/*.mp4 | wc -l) = 2"
+check from-file-same "the first is not what --prompt makes:" sh -c "cmp a.mp4 many/*_001_3.mp4"
+if command -v ffprobe >/dev/null 2>&1; then
+    got=$(ffprobe -v error -count_frames -select_streams v -show_entries stream=width,height,nb_read_frames -of csv=p=0 many/*_002_4.mp4)
+    if [ "$got" = "32,32,9" ]; then ok from-file-options; else bad from-file-options "expected 32,32,9, found $got"; fi
+fi
+printf 'ca\ndog --q 4\n' >bad.txt
+says from-file-option 2 "bad.txt:2: unknown option --q" $P --from-file bad.txt --save-path many
+printf 'ca --d\n' >bad.txt
+says from-file-value 2 "bad.txt:1: --d needs a value" $P --from-file bad.txt --save-path many
+printf '# nothing\n' >bad.txt
+says from-file-empty 2 "no prompt in the file" $P --from-file bad.txt --save-path many
+printf 'ca --w 33\n' >bad.txt
+says from-file-line 2 "bad.txt:1" $P --from-file bad.txt --save-path many
+says from-file-both 2 "prompts come from one of the two" $P --from-file prompts.txt --prompt a --save-path many
+says from-file-place 2 "names one: give a folder" $P --from-file prompts.txt --save-path x.mp4
+says from-file-missing 2 "nothere.txt" $P --from-file nothere.txt --save-path many
+check preview "--preview fails:" $G --save-path pv/p.mp4 --preview 1 --preview-suffix x
+check preview-file "there is no preview:" sh -c "ls pv/previews/latent_preview_x.*"
+check preview-changes-nothing "a preview changes the video:" cmp a.mp4 pv/p.mp4
+if command -v ffprobe >/dev/null 2>&1; then
+    got=$(ffprobe -v error -count_frames -select_streams v -show_entries stream=width,height,r_frame_rate,nb_read_frames -of csv=p=0 pv/previews/latent_preview_x.mp4)
+    if [ "$got" = "48,32,4/1,2" ]; then ok preview-ffprobe; else bad preview-ffprobe "expected 48,32,4/1,2, found $got"; fi
+fi
+says preview-number 2 "expected a number of steps from 1 to 1000" $G --save-path x.mp4 --preview often
+says preview-suffix 2 "belongs to --preview N" $G --save-path x.mp4 --preview-suffix a
+check slg "skip-layer guidance fails:" $G --save-path slg.mp4 --slg-layers 1 --slg-mode original --slg-end 1
+check slg-acts "skip-layer guidance changes nothing:" sh -c '! cmp -s a.mp4 slg.mp4'
+check slg-uncond "skip-layer guidance in the unconditional pass fails:" $G --save-path slg2.mp4 --slg-layers 1 --slg-mode uncond --slg-end 1
+check slg-over "skip-layer guidance that is over before it begins fails:" $G --save-path slg3.mp4 --slg-layers 1 --slg-start 0.5 --slg-end 0.5
+says slg-layer 2 "sampling.slg_layers names 2, but there are 2 transformer blocks" $G --save-path x.mp4 --slg-layers 2
+says slg-all 2 "names all 2 transformer blocks" $G --save-path x.mp4 --slg-layers 0,1
+check cfg-skip "skipped guidance fails:" $G --save-path skip.mp4 --cfg-skip-mode late --cfg-apply-ratio 0.5
+check cfg-skip-acts "skipped guidance changes nothing:" sh -c '! cmp -s a.mp4 skip.mp4'
+says cfg-skip-mode 2 "expected none, early, late, early_late, middle or alternate" $G --save-path x.mp4 --cfg-skip-mode often
+says context-windows 2 "denoises a video as a whole" $G --save-path x.mp4 --use-context-windows
+if command -v ffprobe >/dev/null 2>&1; then
+    check from-video-slg "--from-video of skip-layer guidance fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video slg.mp4 --save-path slg-again.mp4
+    check from-video-slg-same "the repeated video is another:" cmp slg.mp4 slg-again.mp4
+    check from-video "--from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --save-path again.mp4
+    check from-video-same "the repeated video is another:" cmp a.mp4 again.mp4
+    check from-video-options-win "an option beside --from-video fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video a.mp4 --seed 4 --prompt other --save-path other.mp4
+    check from-video-other "an option beside --from-video has no effect:" sh -c '! cmp -s a.mp4 other.mp4'
+    check from-image "--from-video with a PNG fails:" sh -c "'$W' generate --ckpt-dir $MODEL --device cpu --from-video \$(ls img/*/frame/frame_000.png) --save-path png.mp4"
+    check from-image-same "the video repeated from a PNG is another:" cmp a.mp4 png.mp4
+    says from-video-bare 2 "it carries no parameters" "$W" generate --ckpt-dir "$MODEL" --from-video g.mp4 --save-path x.mp4
+    says from-video-missing 2 "nothere.mp4" "$W" generate --ckpt-dir "$MODEL" --from-video nothere.mp4 --save-path x.mp4
+else
+    skip from-video "no ffmpeg"
+fi
 check generate-no-parts "half-written files are left:" sh -c '! find . -name "*.part" | grep .'
-says generate-shots 2 "single-shot Wan videos" $G --save-path x.mp4 --shot-captions one
 says generate-image 2 "from text only" $G --save-path x.mp4 --image-path p.png
 says generate-no-prompt 2 "no prompt" "$W" generate --ckpt-dir "$MODEL" --save-path x.mp4
 says generate-no-model 2 "no model" "$W" generate --prompt ca --save-path x.mp4

@@ -58,8 +58,8 @@ static void test_defaults(void **state)
     assert_int_equal(config_load(&c, NULL, sets, 1, NULL, &e), 0);
     assert_int_equal(c.video.width, 832);
     assert_int_equal(c.video.frames, 81);
-    assert_true(c.video.fps == 16);
-    assert_int_equal(c.sampling.solver, SOLVER_UNIPC);
+    assert_true(c.video.fps == CONFIG_AUTO);
+    assert_int_equal(c.sampling.solver, CONFIG_AUTO);
     assert_int_equal(c.sampling.steps, CONFIG_AUTO);
     assert_int_equal(c.model.seed, 42);
     assert_true(c.attention.layers.all && c.attention.steps.all && c.attention.heads.mean);
@@ -327,7 +327,7 @@ static void test_errors(void **state)
     check_error("sampling: {steps: 0}\n", "sampling.steps is '0', expected a whole number from 1 to 1000, or auto");
     check_error("sampling: {solver: unpc}\n", "sampling.solver is 'unpc', expected unipc, dpmpp, diffusers_unipc, "
                                               "diffusers_euler or "
-                "diffsynth_euler; did you mean 'unipc'?");
+                "diffsynth_euler, or auto; did you mean 'unipc'?");
     check_error("model: {device: gpu}\n", "model.device is 'gpu', expected auto, cpu, cuda or cuda:N");
     check_error("model: {device: 'cuda:x'}\n", "model.device is 'cuda:x', expected");
     check_error("model: {clean_ftfy: 1}\n", "model.clean_ftfy is '1', expected true or false");
@@ -433,6 +433,7 @@ static void test_shipped(void **state)
         { "default", 6 }, { "fast_test", 1 }, { "wan_1_3b", 2 }, { "wan_14b", 4 }, { "wan_14b_optimized", 4 },
         { "wan22_a14b", 4 },
         { "high_quality", 2 }, { "latent_analysis_example", 6 }, { "attention_example", 2 }, { "romantic_scenes", 4 },
+        { "holocine_full", 2 }, { "holocine_sparse", 2 },
     };
     for (size_t i = 0; i < sizeof SHIPPED / sizeof *SHIPPED; i++) {
         char path[96];
@@ -449,7 +450,7 @@ static void test_shipped(void **state)
             fail_msg("%s has %llu variations, expected %llu", path, (unsigned long long)template_count(t),
                      (unsigned long long)SHIPPED[i].variations);
         check_write(&c);
-        assert_int_equal(config_resolve(&c, i == 5 ? "wan2.2-a14b" : "wan2.1", &e), 0);
+        assert_int_equal(config_resolve(&c, i == 5 ? "wan2.2-a14b" : i >= 10 ? "holocine" : "wan2.1", &e), 0);
         assert_true(c.sampling.steps > 0 && c.sampling.shift > 0);
         check_write(&c);
         template_free(t);

@@ -15,6 +15,7 @@ static const flag_spec SPECS[] = {
     { "set", 1, NULL, NULL, NULL },
     { "store-latents", 0, "capture.latents.enabled", "true", NULL },
     { "video-size", 2, NULL, NULL, NULL },
+    { "captions", FLAG_LIST, NULL, NULL, NULL },
     { "image-path", 1, NULL, NULL, "this build takes no images" },
 };
 
@@ -48,6 +49,25 @@ static void test_forms(void **state)
     flags_release(&f);
     assert_int_equal(PARSE(&f, &e, "--version"), 0);
     assert_true(f.version);
+    flags_release(&f);
+}
+
+static void test_lists(void **state)
+{
+    (void)state;
+    flags f;
+    err e = { 0 };
+    assert_int_equal(PARSE(&f, &e, "--captions", "a b", "-c", "d", "--set", "x=1", "--captions", "e"), 0);
+    assert_int_equal(f.n_items, 3);
+    assert_int_equal(f.items[0].n_list, 3);
+    assert_string_equal(f.items[0].list[0], "a b");
+    assert_string_equal(f.items[0].list[2], "d");
+    assert_string_equal(flags_find(&f, "captions")->list[0], "e");
+    flags_release(&f);
+    assert_int_equal(PARSE(&f, &e, "--captions", "--set", "x=1"), ERR_ARG);
+    assert_non_null(strstr(e.text, "--captions needs one or more values after it"));
+    flags_release(&f);
+    assert_int_equal(PARSE(&f, &e, "--captions=a"), ERR_ARG);
     flags_release(&f);
 }
 
@@ -93,6 +113,6 @@ static void test_interrupt(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_forms), cmocka_unit_test(test_refusals), cmocka_unit_test(test_interrupt) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_forms), cmocka_unit_test(test_lists), cmocka_unit_test(test_refusals), cmocka_unit_test(test_interrupt) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

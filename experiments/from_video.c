@@ -1,0 +1,144 @@
+#include "experiments/from_video.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/base/media.h"
+#include "core/base/str.h"
+#include "experiments/settings.h"
+#include "experiments/yaml_reader.h"
+
+int from_video_read(json **out, const char *path, err *e)
+{
+    char *text = NULL;
+    int rc = 0;
+    *out = NULL;
+    if (str_ends_with(path, ".png")) {
+        rc = media_png_tag(path, "parameters", &text, e);
+    } else {
+        video_reader *r = NULL;
+        rc = video_reader_open(&r, path, e);
+        const char *tag = rc ? NULL : video_reader_tag(r, "comment");
+        if (tag && !(text = str_dup(tag)))
+            rc = ERR(e, ERR_MEMORY, "%s: out of memory for its parameters", path);
+        video_reader_close(r);
+    }
+    if (rc)
+        return rc;
+    err why = { 0 };
+    if (!text || json_parse(out, text, strlen(text), path, &why) || strcmp(json_get_string(*out, "program", ""), "wanscope")) {
+        json_free(*out);
+        *out = NULL;
+        rc = ERR(e, ERR_FORMAT, "%s: %s, so the run cannot be repeated from it; give its settings as options", path,
+                 text ? "its parameters are not those of this program" : "it carries no parameters (was it made with --no-metadata, or converted?)");
+    }
+    free(text);
+    return rc;
+}
+
+typedef struct {
+    char **items;
+    int n;
+    bool failed;
+} list;
+
+static void add(list *l, char *text)
+{
+    char **more = realloc(l->items, ((size_t)l->n + 1) * sizeof *more);
+    if (more)
+        l->items = more;
+    if (!more || !text) {
+        free(text);
+        l->failed = true;
+        return;
+    }
+    l->items[l->n++] = text;
+}
+
+static void add_texts(list *l, const json *from)
+{
+    static const char *const KEYS[][2] = {
+        { "marked_prompt", "prompt.template" }, { "weighting", "prompt.weighting" }, { "noise", "sampling.noise" }, { "solver", "sampling.solver" },
+        { "latent_dtype", "sampling.latent_dtype" }, { "precision", "model.precision" }, { "cfg_skip_mode", "sampling.cfg_skip_mode" },
+        { "slg_layers", "sampling.slg_layers" }, { "slg_mode", "sampling.slg_mode" }, { "prompt_interpolation", "schedules.prompt_interpolation" },
+    };
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
+        const char *value = json_get_string(from, KEYS[i][0], NULL);
+        if (value)
+            add(l, str_format("%s=%s", KEYS[i][1], value));
+    }
+    const char *negative = json_get_string(from, "negative_prompt", "");
+    add(l, str_format("prompt.negative=%s", negative));
+    if (!*negative)
+        add(l, str_dup("prompt.negative_default=none"));
+}
+
+static void add_numbers(list *l, const json *from)
+{
+    static const char *const KEYS[][2] = {
+        { "width", "video.width" }, { "height", "video.height" }, { "frames", "video.frames" }, { "fps", "video.fps" }, { "steps", "sampling.steps" },
+        { "shift", "sampling.shift" }, { "guidance_scale", "sampling.guidance_scale" }, { "guidance_scale_low", "sampling.guidance_scale_low" },
+        { "boundary", "sampling.boundary" }, { "cfg_apply_ratio", "sampling.cfg_apply_ratio" },
+        { "slg_scale", "sampling.slg_scale" }, { "slg_start", "sampling.slg_start" }, { "slg_end", "sampling.slg_end" }, { "noise_sms", "sampling.noise_sms" }, { "noise_threads_per_sm", "sampling.noise_threads_per_sm" },
+    };
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
+        if (json_get(from, KEYS[i][0]))
+            add(l, str_format("%s=%.17g", KEYS[i][1], json_get_number(from, KEYS[i][0], 0)));
+}
+
+static void add_lists(list *l, const json *from)
+{
+    const json *guidance = json_get(from, "guidance"), *prompts = json_get(from, "prompt_schedule"), *shots = json_get(from, "shots");
+    str s = STR_INIT;
+    if (guidance) {      /* the value of every step */
+        for (size_t i = 0; i < json_count(guidance); i++)
+            str_addf(&s, "%s%zu: %.17g", i ? ", " : "", i, json_number(json_at(guidance, i), 0));
+        add(l, str_format("schedules.guidance={%s}", str_text(&s)));
+        add(l, str_dup("schedules.guidance_interpolation=step"));
+    }
+    if (prompts) {
+        str_clear(&s);
+        for (size_t i = 0; i < json_count(prompts); i++) {
+            str_addf(&s, "%s%s: ", i ? ", " : "", json_key(prompts, i));
+            yml_quote(&s, json_string(json_at(prompts, i), ""));
+        }
+        add(l, str_format("schedules.prompt={%s}", str_text(&s)));
+    }
+    if (shots) {
+        const json *cuts = json_get(shots, "cut_frames");
+        str_clear(&s);
+        for (size_t i = 0; i < json_count(cuts); i++)
+            str_addf(&s, "%s%.0f", i ? "," : "", json_number(json_at(cuts, i), 0));
+        add(l, str_format("shots.cut_frames=[%s]", str_text(&s)));
+        add(l, str_format("shots.sparse=%s", json_bool(json_get(shots, "sparse"), false) ? "true" : "false"));
+        add(l, str_format("shots.strict=%s", json_bool(json_get(shots, "strict"), true) ? "true" : "false"));
+        add(l, str_format("shots.mask_type=%s", json_get_string(shots, "mask_type", "none")));
+        add(l, str_format("shots.spans=%s", json_get_string(shots, "spans", "cleaned")));
+    }
+    l->failed |= s.failed;
+    str_release(&s);
+}
+
+int from_video_sets(char ***sets, int *n, const json *parameters, const char *path, err *e)
+{
+    list l = { 0 };
+    add_texts(&l, parameters);
+    add_numbers(&l, parameters);
+    add_lists(&l, parameters);
+    *sets = l.items;
+    *n = l.n;
+    return l.failed ? ERR(e, ERR_MEMORY, "%s: out of memory for its parameters", path) : 0;
+}
+
+void from_video_compare(const json *parameters, const engine_info *info, const char *path)
+{
+    const struct { const char *key, *name, *now; } parts[] = {
+        { "dit", "diffusion model", info->dit_digest }, { "dit_low", "low-noise expert", info->dit_low_digest }, { "t5", "text encoder", info->t5_digest },
+        { "vae", "VAE", info->vae_digest },
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strcmp(json_get_string(json_get(parameters, "checkpoints"), parts[i].key, ""), parts[i].now))
+            log_msg(LOG_WARN, "the %s is not the one that made %s: the video will be another", parts[i].name, path);
+}
