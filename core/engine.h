@@ -30,6 +30,15 @@
 
 typedef struct engine engine;
 
+/* An adapter merged into the diffusion model when its weights are read (core/dit/lora.h). */
+typedef enum { LORA_BOTH, LORA_HIGH, LORA_LOW } lora_expert;   /* LORA_LOW: the low-noise expert, or the only model */
+typedef struct engine_lora {
+    const char *path;
+    double multiplier;
+    lora_expert expert;
+    const char *digest;                      /* filled by engine_get_info(), "" before */
+} engine_lora;
+
 typedef struct engine_options {
     const char *model;                       /* folder or file, see model_files_find() */
     const char *dit, *dit_low, *t5, *vae, *tokenizer;   /* replace what the model folder gives; NULL or "" to keep */
@@ -38,8 +47,10 @@ typedef struct engine_options {
     int threads;                             /* CPU threads, 0 = all */
     int text_len;                            /* 0: as the checkpoint says */
     bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
+    const engine_lora *loras;                /* in the order they are added; checked against the model at once */
+    int n_loras;
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, 0 }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
@@ -54,6 +65,8 @@ typedef struct engine_info {
     bool two_experts;
     /* content digests (ckpt_digest), computed on the first call of engine_info(); "" for a missing part */
     const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest;
+    const engine_lora *loras;                /* with their digests */
+    int n_loras;
     int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
 } engine_info;
 /* Digests read every byte of the checkpoint once; pass with_digests false to leave them "". */

@@ -25,7 +25,19 @@ struct engine {
     tokenizer *tok;
     char digest[4][65];                        /* dit, dit_low, t5, vae; "" until asked for */
     bool have_digests;
+    struct engine_adapter {
+        engine_lora is;                        /* path and digest point into this engine */
+        ckpt *file;
+        char digest[65];
+    } *adapters;
+    engine_lora *loras;                        /* what engine_get_info() shows */
+    int n_adapters;
 };
+
+/* Opens the adapters and holds them against the experts they are for. */
+int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e);
+void engine_close_loras(engine *g);
+int engine_lora_digests(engine *g, err *e);
 
 /* Opens what is needed on first use: a forecast needs no weights, a run from token ids no tokenizer. */
 int engine_need_t5(engine *g, err *e);

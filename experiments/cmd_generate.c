@@ -14,6 +14,7 @@
 #include "experiments/flags.h"
 #include "experiments/interrupt.h"
 #include "experiments/run_one.h"
+#include "experiments/yaml_reader.h"
 
 int cmd_generate(int argc, char **argv);
 
@@ -31,6 +32,9 @@ static const char HELP[] =
     "  --dit-high-noise FILE --dit-low-noise FILE    the two experts of Wan 2.2 A14B\n"
     "  --dual-dit-boundary B            noise level at which the experts change (0.875)\n"
     "  --t5 FILE  --vae FILE  --tokenizer DIR\n"
+    "  --lora-weight FILE...            adapters of the low-noise expert or the only model; --lora-weight-high FILE... those of\n"
+    "                                   the high-noise one: for both, name a file in both\n"
+    "  --lora-multiplier M...           one an adapter, in their order (1); --lora-multiplier-high M...\n"
     "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B: checked against the files\n"
     "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
     "\n"
@@ -58,7 +62,8 @@ static const char HELP[] =
 
 #define SHOTS "this build generates single-shot Wan videos"
 #define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
-#define LORA "this build reads no LoRA files"
+#define MERGE "'wanscope convert IN OUT --lora FILE:0.8' writes a model with adapters merged"
+#define PATTERNS "this build merges whole adapters; 'wanscope inspect FILE --tensors' lists their modules"
 #define GUIDANCE "this build guides every step alike: no skipped steps, layers or windows"
 
 static const flag_spec FLAGS[] = {
@@ -75,6 +80,10 @@ static const flag_spec FLAGS[] = {
     { "t5", 1, "model.t5", NULL, NULL },
     { "vae", 1, "model.vae", NULL, NULL },
     { "tokenizer", 1, "model.tokenizer", NULL, NULL },
+    { "lora-weight", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-multiplier", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-weight-high", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-multiplier-high", FLAG_LIST, NULL, NULL, NULL },
     { "device", 1, "model.device", NULL, NULL },
     { "precision", 1, "model.precision", NULL, NULL },
     { "threads", 1, "model.threads", NULL, NULL },
@@ -132,11 +141,11 @@ static const flag_spec FLAGS[] = {
     { "extend-video", 1, NULL, NULL, TEXT_ONLY },
     { "clip", 1, NULL, NULL, TEXT_ONLY },
     { "latent-path", 1, NULL, NULL, "this build decodes the latents it has just made, not stored ones" },
-    { "lora-weight", 1, NULL, NULL, LORA },
-    { "lora-multiplier", 1, NULL, NULL, LORA },
-    { "lora-weight-high", 1, NULL, NULL, LORA },
-    { "lora-multiplier-high", 1, NULL, NULL, LORA },
-    { "save-merged-model", 1, NULL, NULL, LORA },
+    { "save-merged-model", 1, NULL, NULL, MERGE },
+    { "include-patterns", 1, NULL, NULL, PATTERNS },
+    { "exclude-patterns", 1, NULL, NULL, PATTERNS },
+    { "include-patterns-high", 1, NULL, NULL, PATTERNS },
+    { "exclude-patterns-high", 1, NULL, NULL, PATTERNS },
     { "cfg-skip-mode", 1, NULL, NULL, GUIDANCE },
     { "cfg-apply-ratio", 1, NULL, NULL, GUIDANCE },
     { "slg-layers", 1, NULL, NULL, GUIDANCE },
@@ -244,6 +253,54 @@ static bool add(char **sets, int *n, char *text)
     return text != NULL;
 }
 
+/* The next value of a list flag, however often the flag is given; NULL behind the last. */
+static const char *list_value(const flags *f, const char *name, int at)
+{
+    for (size_t i = 0; i < f->n_items; i++)
+        if (strcmp(f->items[i].spec->name, name) == 0) {
+            if (at < f->items[i].n_list)
+                return f->items[i].list[at];
+            at -= f->items[i].n_list;
+        }
+    return NULL;
+}
+
+/* "model.lora=[...]" from the four flags of H1111; NULL without any. */
+static int lora_assignment(char **out, const flags *f, err *e)
+{
+    static const struct { const char *weight, *multiplier, *expert; } KINDS[] = {
+        { "lora-weight-high", "lora-multiplier-high", "high" }, { "lora-weight", "lora-multiplier", "low" },
+    };
+    str text = STR_INIT;
+    int total = 0;
+    *out = NULL;
+    for (int k = 0; k < 2; k++) {
+        int n = 0;
+        const char *file, *factor;
+        for (; (file = list_value(f, KINDS[k].weight, n)); n++) {
+            char *end;
+            factor = list_value(f, KINDS[k].multiplier, n);
+            double v = factor ? strtod(factor, &end) : 1;
+            if (factor && (end == factor || *end || !(v > -1e6 && v < 1e6))) {
+                str_release(&text);
+                return ERR(e, ERR_ARG, "--%s is '%s': expected a number", KINDS[k].multiplier, factor);
+            }
+            str_addf(&text, "%s{path: ", total++ ? ", " : "model.lora=[");
+            yml_quote(&text, file);
+            str_addf(&text, ", multiplier: %.17g, expert: %s}", v, KINDS[k].expert);
+        }
+        if (list_value(f, KINDS[k].multiplier, n)) {
+            str_release(&text);
+            return ERR(e, ERR_ARG, "--%s has more values than --%s has files (%d)", KINDS[k].multiplier, KINDS[k].weight, n);
+        }
+    }
+    if (!total)
+        return 0;
+    str_addc(&text, ']');
+    *out = str_take(&text);
+    return *out ? 0 : ERR(e, ERR_MEMORY, "out of memory for the command line");
+}
+
 static int build_config(request *q, err *e)
 {
     int rc = 0, n = 0;
@@ -252,6 +309,10 @@ static int build_config(request *q, err *e)
     char **sets = calloc(q->f.n_items + 16, sizeof *sets);
     if (!sets)
         return ERR(e, ERR_MEMORY, "out of memory for the command line");
+    char *loras = NULL;
+    TRY(lora_assignment(&loras, &q->f, e));
+    if (loras)
+        add(sets, &n, loras);
     ok = ok && add(sets, &n, str_dup("video.width=256")) && add(sets, &n, str_dup("video.height=256"));
     for (size_t i = 0; ok && i < q->f.n_items; i++) {
         const flag_item *item = &q->f.items[i];

@@ -46,6 +46,22 @@ typedef struct string_list {
     char **items;
 } string_list;
 
+typedef struct number_list {
+    int n;
+    double *items;
+} number_list;
+
+typedef struct lora_setting {
+    char *path;
+    double multiplier;
+    int expert;                /* lora_expert of core/engine.h: both, high, low */
+} lora_setting;
+
+typedef struct lora_list {
+    int n;
+    lora_setting *items;
+} lora_list;
+
 typedef struct config {
     struct {
         char *path;            /* checkpoint folder or file */
@@ -57,6 +73,7 @@ typedef struct config {
         int64_t text_len;      /* 0: from the checkpoint */
         int64_t threads;       /* 0: all cores */
         bool clean_ftfy;
+        lora_list lora;        /* adapters, in the order they are merged */
     } model;
     struct {
         int64_t width, height; /* pixels, multiples of 16 */
@@ -161,6 +178,9 @@ extern const char CONFIG_WAN_NEGATIVE[];
 
 /* Spelling of an enum value of a setting ("sampling.solver", SOLVER_UNIPC) -> "unipc"; "" for what does not exist. */
 const char *config_enum_name(const char *key, int value);
+
+/* "both", "high" or "low". */
+const char *lora_expert_name(int expert);
 
 /* The tables of docs/config.md in Markdown; a test holds the document to them. */
 void config_reference(str *out);

@@ -65,6 +65,10 @@ const setting SETTINGS[] = {
     BOOL("model.clean_ftfy", model.clean_ftfy, "true", "repair broken characters in prompts as official Wan does with "
                                                        "ftfy"),
 
+    { "model.lora", SETTING_LORAS, AT(model.lora), 0, 0, 0, 0, NULL, QUIET_DEFAULT, "[]",
+      "adapters merged into the weights, e.g. [{path: style.safetensors, multiplier: 0.8, expert: both}]; with two experts, expert "
+      "high or low takes one" },
+
     INT_OF("video.width", video.width, 16, 8192, 16, 0, 0, "832", "pixels"),
     INT_OF("video.height", video.height, 16, 8192, 16, 0, 0, "480", "pixels"),
     INT_OF("video.frames", video.frames, 1, 100001, 4, 1, 0, "81", "frames; 4 frames are one step of latent time"),

@@ -111,9 +111,20 @@ out:
     return rc;
 }
 
+static int list_loras(const config *cfg, engine_lora **out, err *e)
+{
+    const lora_list *l = &cfg->model.lora;
+    if (!(*out = calloc((size_t)l->n + 1, sizeof **out)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d adapters", l->n);
+    for (int i = 0; i < l->n; i++)
+        (*out)[i] = (engine_lora){ .path = l->items[i].path, .multiplier = l->items[i].multiplier, .expert = (lora_expert)l->items[i].expert };
+    return 0;
+}
+
 int runner_open(runner **out, config *cfg, err *e)
 {
     int rc = 0;
+    engine_lora *loras = NULL;
     *out = NULL;
     runner *r = calloc(1, sizeof *r);
     if (!r)
@@ -127,6 +138,9 @@ int runner_open(runner **out, config *cfg, err *e)
     if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
         log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
     engine_options o = ENGINE_OPTIONS_INIT;
+    TRY(list_loras(cfg, &loras, e));
+    o.loras = loras;
+    o.n_loras = cfg->model.lora.n;
     o.model = cfg->model.path;
     o.dit = cfg->model.dit;
     o.dit_low = cfg->model.dit_low;
@@ -145,8 +159,10 @@ int runner_open(runner **out, config *cfg, err *e)
     TRY(prompts_new(&r->texts, r->g, cfg, e));
     TRY(fill_params(r, e));
     *out = r;
+    free(loras);
     return 0;
 out:
+    free(loras);
     runner_close(r);
     return rc;
 }

@@ -1,0 +1,66 @@
+# Adapters and 8-bit weights on the command line.
+. tests/e2e/lib.sh
+
+# st FILE 'NAME SHAPE...' ...: a safetensors file of f32 tensors whose every number is 0.0115 (bytes 3c)
+st() {
+    local file=$1 header="{" at=0 n size
+    shift
+    for t in "$@"; do
+        set_shape=$(echo "${t#* }" | tr ' ' ',')
+        n=4
+        for d in ${t#* }; do n=$((n * d)); done
+        [ "$header" = "{" ] || header="$header,"
+        header="$header\"${t%% *}\":{\"dtype\":\"F32\",\"shape\":[$set_shape],\"data_offsets\":[$at,$((at + n))]}"
+        at=$((at + n))
+    done
+    header="$header}"
+    while [ $((${#header} % 8)) -ne 0 ]; do header="$header "; done
+    size=${#header}
+    {
+        printf "\\$(printf %03o $((size & 255)))\\$(printf %03o $((size >> 8 & 255)))\\000\\000\\000\\000\\000\\000"
+        printf %s "$header"
+        head -c "$at" /dev/zero | tr '\000' '<'
+    } >"$file"
+}
+st kohya.safetensors "lora_unet_blocks_0_self_attn_q.lora_down.weight 2 48" "lora_unet_blocks_0_self_attn_q.lora_up.weight 48 2"
+st peft.safetensors "base_model.model.blocks.0.self_attn.q.lora_A.weight 2 48" "base_model.model.blocks.0.self_attn.q.lora_B.weight 48 2"
+st extra.safetensors "blocks.0.self_attn.q.lora_A.weight 2 48" "blocks.0.self_attn.q.lora_B.weight 48 2" "text_model.0.q.lora_A.weight 2 8" "text_model.0.q.lora_B.weight 8 2" \
+    "blocks.7.self_attn.q.lora_A.weight 2 48" "blocks.7.self_attn.q.lora_B.weight 48 2" "blocks.8.self_attn.q.lora_A.weight 2 48" "blocks.8.self_attn.q.lora_B.weight 48 2"
+
+G="$W generate --ckpt-dir $MODEL --prompt ca --device cpu --video-size 32 48 --video-length 5 --infer-steps 2 --seed 3 --no-metadata"
+check plain "generate fails:" $G --save-path plain.mp4
+check lora "--lora-weight fails:" $G --save-path kohya.mp4 --lora-weight kohya.safetensors --lora-multiplier 400
+check lora-peft "--lora-weight with PEFT names fails:" $G --save-path peft.mp4 --lora_weight peft.safetensors --lora_multiplier 400
+check lora-acts "the adapter changes nothing:" sh -c '! cmp -s plain.mp4 kohya.mp4'
+check lora-namings-agree "two namings of one adapter differ:" cmp kohya.mp4 peft.mp4
+check lora-two "two adapters fail:" $G --save-path two.mp4 --lora-weight kohya.safetensors peft.safetensors --lora-multiplier 100 300
+check lora-zero "multiplier 0 fails:" $G --save-path zero.mp4 --lora-weight kohya.safetensors --lora-multiplier 0
+check lora-zero-same "multiplier 0 changes the video:" cmp plain.mp4 zero.mp4
+says lora-unmatched 0 "3 of 4 adapted modules have no place in this model and are left out: 2 x blocks_*_self_attn_q, text_model.0.q.lora_A.weight" \
+    $G --save-path extra.mp4 --lora-weight extra.safetensors --lora-multiplier 400
+check lora-unmatched-same "the matching module is not merged:" cmp kohya.mp4 extra.mp4
+says lora-missing 2 "nothing.safetensors" $G --save-path x.mp4 --lora-weight nothing.safetensors
+says lora-high 2 "meant for the high-noise expert" $G --save-path x.mp4 --lora-weight-high kohya.safetensors
+says lora-many-multipliers 2 "more values than --lora-weight has files (1)" $G --save-path x.mp4 --lora-weight kohya.safetensors --lora-multiplier 1 2
+says lora-word 2 "'much': expected a number" $G --save-path x.mp4 --lora-weight kohya.safetensors --lora-multiplier much
+says lora-nothing 2 "needs one or more values" $G --save-path x.mp4 --lora-weight
+says lora-not-one 2 "holds no adapter" $G --save-path x.mp4 --lora-weight "$MODEL/diffusion_pytorch_model.safetensors"
+says lora-patterns 2 "merges whole adapters" $G --save-path x.mp4 --include-patterns a
+
+# in a batch: digest and multiplier enter the identity, so a changed adapter makes runs again
+config sweep.yaml ca
+sed -i -e "s|model: {|model: {lora: [\"kohya.safetensors:400\"], |" -e 's/videos_per_variation: 2/videos_per_variation: 1/' sweep.yaml
+check lora-batch "a batch with an adapter fails:" "$W" run --config sweep.yaml --quiet
+check lora-batch-config "config.yaml does not name the adapter:" grep -q 'lora: \[{path: "kohya.safetensors", multiplier: 4e+02, expert: both}\]' outputs/sweep/config.yaml
+check lora-batch-done "finished runs are made again:" sh -c "'$W' run --resume outputs/sweep 2>&1 | grep -q '(all before)'"
+cp peft.safetensors kohya.safetensors
+says lora-batch-changed 0 "is made again" "$W" run --resume outputs/sweep
+if command -v h5dump >/dev/null 2>&1; then
+    check lora-trace "the trace does not name the adapter:" sh -c 'h5dump -a /checkpoints outputs/sweep/runs/*/s7/trace.h5 | grep -q "lora.*multiplier.*400"'
+else
+    skip lora-trace "no h5dump"
+fi
+check lora-set "--lora fails:" "$W" run --config sweep.yaml --quiet --batch-name other --lora kohya.safetensors:2@low
+says lora-set-key 2 "did you mean 'multiplier'" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{path: a, multiplyer: 2}]'
+says lora-set-expert 2 "expected both, high or low" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{path: a, expert: middle}]'
+says lora-set-path 2 "has no path" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{multiplier: 2}]'
