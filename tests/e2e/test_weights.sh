@@ -64,3 +64,31 @@ check lora-set "--lora fails:" "$W" run --config sweep.yaml --quiet --batch-name
 says lora-set-key 2 "did you mean 'multiplier'" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{path: a, multiplyer: 2}]'
 says lora-set-expert 2 "expected both, high or low" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{path: a, expert: middle}]'
 says lora-set-path 2 "has no path" "$W" run --config sweep.yaml --batch-name z --set 'model.lora=[{multiplier: 2}]'
+
+# written again: 8-bit, multiplied out, merged
+mkdir -p conv
+cp "$MODEL/config.json" conv/
+st kohya.safetensors "lora_unet_blocks_0_self_attn_q.lora_down.weight 2 48" "lora_unet_blocks_0_self_attn_q.lora_up.weight 48 2"
+D="$W generate --t5 $MODEL/models_t5_umt5-xxl-enc-bf16.pth --vae $MODEL/Wan2.1_VAE.pth --tokenizer $MODEL/google/umt5-xxl --prompt ca --device cpu --video-size 32 48 --video-length 5 --infer-steps 2 --seed 3 --no-metadata"
+check convert-fp8 "convert --fp8-scaled fails:" sh -c "'$W' convert $MODEL conv/fp8.safetensors --fp8-scaled >conv/out && grep -q '^quantised.20 tensors' conv/out && grep -q '^relative error.0.02' conv/out"
+check convert-fp8-inspect "the 8-bit file is not whole:" sh -c "'$W' inspect conv/fp8.safetensors | grep -q 'complete: nothing missing'"
+check convert-back "convert --dtype bf16 fails:" "$W" convert conv/fp8.safetensors conv/back.safetensors --dtype bf16
+check fp8-runs "the 8-bit model does not run:" $D --model conv/fp8.safetensors --save-path fp8.mp4
+check back-runs "the multiplied-out model does not run:" $D --model conv/back.safetensors --save-path back.mp4
+check fp8-same "8-bit weights and the same multiplied out differ:" cmp fp8.mp4 back.mp4
+check fp8-costs "8-bit weights give the video of the originals:" sh -c '! cmp -s plain.mp4 fp8.mp4'
+check convert-lora "convert --lora fails:" "$W" convert "$MODEL" conv/merged.safetensors --lora kohya.safetensors:400 --dtype f32
+check merged-runs "the merged model does not run:" $D --model conv/merged.safetensors --save-path merged.mp4
+check merged-same "a merged file and merging on loading differ:" cmp kohya.mp4 merged.mp4
+check convert-lora-fp8 "convert --lora --fp8-scaled fails:" "$W" convert "$MODEL" conv/both.safetensors --lora kohya.safetensors --fp8-scaled
+says convert-twice 2 "is F8_E4M3 already" "$W" convert conv/fp8.safetensors conv/x.safetensors --fp8-scaled
+says convert-exists 2 "exists already" "$W" convert "$MODEL" conv/fp8.safetensors --fp8-scaled
+says convert-nothing 2 "nothing to do" "$W" convert "$MODEL" conv/x.safetensors
+says convert-ending 2 "must end in .safetensors" "$W" convert "$MODEL" conv/x.bin --fp8-scaled
+says convert-no-model 2 "this is no diffusion model" "$W" convert "$MODEL/models_t5_umt5-xxl-enc-bf16.pth" conv/x.safetensors --fp8-scaled
+says convert-dtype 2 "expected f32, f16 or bf16" "$W" convert "$MODEL" conv/x.safetensors --dtype fp8
+says convert-paths 2 "expected two paths" "$W" convert "$MODEL"
+says convert-option 2 "unknown option --fp9" "$W" convert "$MODEL" conv/x.safetensors --fp9
+says convert-lora-other 2 "holds no adapter" "$W" convert "$MODEL" conv/x.safetensors --lora "$MODEL/diffusion_pytorch_model.safetensors"
+check convert-help "convert --help fails:" "$W" convert --help
+check convert-no-parts "half-written files are left:" sh -c '! ls conv | grep -E "part$|^x"'
