@@ -85,6 +85,8 @@ int engine_open(engine **out, const engine_options *o, err *e)
             low.text_len = o->text_len;
         TRY(same_experts(g, &low, e));
     }
+    if (o->vace && *o->vace)
+        TRY(engine_open_vace(g, o->vace, e));
     TRY(engine_open_loras(g, o->loras, o->n_loras, e));
     if (g->files.t5)
         TRY(open_part(&g->t5_file, g->files.t5, CKPT_T5, e));
@@ -107,6 +109,7 @@ void engine_close(engine *g)
     vae_close(g->vae);
     tokenizer_free(g->tok);
     engine_close_loras(g);
+    ckpt_close(g->vace_file);
     ckpt_close(g->dit_file[0]);
     ckpt_close(g->dit_file[1]);
     ckpt_close(g->t5_file);
@@ -167,15 +170,18 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
             if (files[i])
                 TRY(ckpt_digest(files[i], g->digest[i], e));
         TRY(engine_lora_digests(g, e));
+        if (g->vace_file)
+            TRY(ckpt_digest(g->vace_file, g->vace_digest, e));
         g->have_digests = true;
     }
     out->dit_digest = g->digest[0];
     out->dit_low_digest = g->digest[1];
     out->t5_digest = g->digest[2];
     out->vae_digest = g->digest[3];
+    out->vace_digest = g->vace_digest;
     out->loras = g->loras;
     out->n_loras = g->n_adapters;
-    out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]);
+    out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]) + file_bytes(g->vace_file);
     out->t5_bytes = file_bytes(g->t5_file);
     out->vae_bytes = file_bytes(g->vae_file);
 out:

@@ -49,8 +49,10 @@ typedef struct engine_options {
     bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
     const engine_lora *loras;                /* in the order they are added; checked against the model at once */
     int n_loras;
+    const char *vace;                        /* VACE weights for this base: the release whole, or only its vace_* tensors; NULL or "": those of
+                                              * the diffusion model itself, if it has some */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, 0 }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, 0, NULL }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
@@ -65,6 +67,7 @@ typedef struct engine_info {
     bool two_experts;
     /* content digests (ckpt_digest), computed on the first call of engine_info(); "" for a missing part */
     const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest;
+    const char *vace_digest;                 /* "" when the VACE weights are in the diffusion model's own file, or there are none */
     const engine_lora *loras;                /* with their digests */
     int n_loras;
     int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
@@ -101,6 +104,25 @@ typedef enum { BLEND_LERP, BLEND_SLERP } blend_kind;
  * row where the rows are parallel (harness.md 1.7). */
 int prompt_blend(prompt **out, const prompt *a, const prompt *b, double t, blend_kind kind, err *e);
 
+/* ---- VACE: reference images, control video, mask (docs/vace.md) ---- */
+
+typedef struct vace_inputs {                 /* host memory, borrowed during engine_vace_encode() */
+    int width, height, frames;               /* of the video; pixels, as in run_params */
+    int n_references;
+    const float *const *references;          /* f32 [3, height, width] each, in [-1, 1] */
+    const float *control;                    /* f32 [3, frames, height, width] in [-1, 1], or NULL for mid-grey */
+    const float *mask;                       /* f32 [frames, height, width], 1 = to be made, or NULL for everywhere */
+} vace_inputs;
+
+typedef struct vace_condition vace_condition;
+
+/* Does this model have VACE weights? ERR_CONFIG with what to do if not. */
+int engine_check_vace(const engine *g, err *e);
+/* Encodes with the VAE. NaN and infinity are refused with their place. */
+int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e);
+void vace_condition_free(vace_condition *c);
+const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8] */
+
 /* ---- runs ---- */
 
 typedef enum { NOISE_TORCH_CPU, NOISE_TORCH_CUDA } noise_kind;
@@ -120,17 +142,24 @@ typedef struct run_params {
     const prompt *uncond;                    /* may be NULL when every guidance is 1 */
     const double *guidance;                  /* n_guidance is 1, or steps. 1 skips the unconditional pass */
     int n_guidance;
+    /* VACE. With every scale 0 the run is exactly the one without. */
+    const vace_condition *vace;              /* NULL: none */
+    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame */
+    const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
+    int n_vace_scale;
+    const double *vace_block_scale;          /* one factor a VACE block, or NULL */
 } run_params;
-#define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0 }
+#define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
+                          NULL, 0, NULL, 0, NULL }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */
 int engine_schedule(const engine *g, const run_params *r, schedule *out, int *expert, err *e);
 
-/* Latent shape of a run: [16, (frames-1)/4+1, height/8, width/8]. Checks sizes. */
+/* Latent shape of a run: [16, (frames-1)/4+1, height/8, width/8], with one frame a VACE reference in front. Checks sizes. */
 int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], err *e);
 
-/* Denoises. *latents is allocated (f32, shape above, on the engine's device) and the caller frees it with tensor_free().
+/* Denoises. *latents is allocated (f32, shape above without the frames of references, on the engine's device) and the caller frees it with tensor_free().
  * Hooks see HOOK_LATENTS 0..steps, HOOK_VELOCITY and the points inside the model, the conditional pass first.
  * NaN or infinity in a step stops the run with ERR_NAN, naming the step and, if the weights are the cause, the tensor. */
 int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);

@@ -8,7 +8,7 @@
 
 #define DO(call) do { err e_ = { 0 }; e_.kind = 0; if (({ err *e = &e_; (void)e; (call); })) fail_msg("%s", e_.text); } while (0)
 
-enum { FIX_MAX = 128 };
+enum { FIX_MAX = 256 };
 
 typedef struct fix_tensor {
     char name[200];
