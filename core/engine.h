@@ -70,6 +70,7 @@ typedef struct engine_info {
     const char *vace_digest;                 /* "" when the VACE weights are in the diffusion model's own file, or there are none */
     const engine_lora *loras;                /* with their digests */
     int n_loras;
+    const char *conditions;                  /* for the caller: JSON of the digests of the files that condition its runs; NULL here */
     int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
 } engine_info;
 /* Digests read every byte of the checkpoint once; pass with_digests false to leave them "". */

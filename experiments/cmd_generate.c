@@ -52,6 +52,14 @@ static const char HELP[] =
     "  --seed N                         (random; -1 too)\n"
     "  --cpu-noise | --cuda-noise       noise of PyTorch's CPU (default) or CUDA generator\n"
     "\n"
+    "VACE (docs/vace.md)\n"
+    "  --vace FILE                      VACE weights for the model; not needed where the model is the VACE release\n"
+    "  --ref-image FILE...              up to 4 images of what should appear\n"
+    "  --control-video FILE             a video to follow; --control-type video|depth|edges says how\n"
+    "  --depth-normalise none|clip|frame  --depth-invert  --depth-smooth N\n"
+    "  --mask-video FILE                video or image, white where the video is made anew\n"
+    "  --vace-scale S                   strength of all of these (1)\n"
+    "\n"
     "output\n"
     "  --save-path PATH | --output PATH    a file (.mp4, .y4m, for latents .safetensors) or a folder, in which the name is\n"
     "                                   made of date, time and seed\n"
@@ -61,7 +69,7 @@ static const char HELP[] =
     "  --quiet | --verbose | --help | --version\n";
 
 #define SHOTS "this build generates single-shot Wan videos"
-#define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
+#define TEXT_ONLY "image-to-video and Fun-Control models are not in this build; --ref-image, --control-video and --mask-video condition a VACE model"
 #define MERGE "'wanscope convert IN OUT --lora FILE:0.8' writes a model with adapters merged"
 #define PATTERNS "this build merges whole adapters; 'wanscope inspect FILE --tensors' lists their modules"
 #define GUIDANCE "this build guides every step alike: no skipped steps, layers or windows"
@@ -84,6 +92,15 @@ static const flag_spec FLAGS[] = {
     { "lora-multiplier", FLAG_LIST, NULL, NULL, NULL },
     { "lora-weight-high", FLAG_LIST, NULL, NULL, NULL },
     { "lora-multiplier-high", FLAG_LIST, NULL, NULL, NULL },
+    { "vace", 1, "model.vace", NULL, NULL },
+    { "ref-image", FLAG_LIST, NULL, NULL, NULL },
+    { "control-video", 1, "vace.control", NULL, NULL },
+    { "control-type", 1, "vace.control_type", NULL, NULL },
+    { "mask-video", 1, "vace.mask", NULL, NULL },
+    { "vace-scale", 1, "vace.scale", NULL, NULL },
+    { "depth-normalise", 1, "vace.depth_normalise", NULL, NULL },
+    { "depth-invert", 0, "vace.depth_invert", "true", NULL },
+    { "depth-smooth", 1, "vace.depth_smooth", NULL, NULL },
     { "device", 1, "model.device", NULL, NULL },
     { "precision", 1, "model.precision", NULL, NULL },
     { "threads", 1, "model.threads", NULL, NULL },
@@ -301,6 +318,22 @@ static int lora_assignment(char **out, const flags *f, err *e)
     return *out ? 0 : ERR(e, ERR_MEMORY, "out of memory for the command line");
 }
 
+static int reference_assignment(char **out, const flags *f, err *e)
+{
+    str text = STR_INIT;
+    const char *file;
+    *out = NULL;
+    for (int n = 0; (file = list_value(f, "ref-image", n)); n++) {
+        str_add(&text, n ? ", " : "vace.references=[");
+        yml_quote(&text, file);
+    }
+    if (!text.len && !text.failed)
+        return 0;
+    str_addc(&text, ']');
+    *out = str_take(&text);
+    return *out ? 0 : ERR(e, ERR_MEMORY, "out of memory for the command line");
+}
+
 static int build_config(request *q, err *e)
 {
     int rc = 0, n = 0;
@@ -309,10 +342,11 @@ static int build_config(request *q, err *e)
     char **sets = calloc(q->f.n_items + 16, sizeof *sets);
     if (!sets)
         return ERR(e, ERR_MEMORY, "out of memory for the command line");
-    char *loras = NULL;
-    TRY(lora_assignment(&loras, &q->f, e));
-    if (loras)
-        add(sets, &n, loras);
+    char *listed = NULL;
+    TRY(lora_assignment(&listed, &q->f, e));
+    add(sets, &n, listed);
+    TRY(reference_assignment(&listed, &q->f, e));
+    add(sets, &n, listed);
     ok = ok && add(sets, &n, str_dup("video.width=256")) && add(sets, &n, str_dup("video.height=256"));
     for (size_t i = 0; ok && i < q->f.n_items; i++) {
         const flag_item *item = &q->f.items[i];

@@ -30,7 +30,7 @@
 #define CONFIG_AUTO (-1)
 
 /* model.family; other families come with the issues that bring them */
-typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B } config_family;
+typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_VACE } config_family;
 typedef enum { PRECISION_EXACT, PRECISION_BF16, PRECISION_FP8 } config_precision;
 typedef enum { CONFIG_NOISE_TORCH_CPU, CONFIG_NOISE_TORCH_CUDA } config_noise;
 typedef enum { LATENT_F32, LATENT_BF16 } config_latent_dtype;
@@ -40,6 +40,8 @@ typedef enum { NEGATIVE_WAN, NEGATIVE_NONE } config_negative;
 typedef enum { WEIGHTING_MULTIPLY, WEIGHTING_INTERPOLATION, WEIGHTING_NORM_PRESERVING,
                WEIGHTING_NONE } config_weighting;
 typedef enum { OFFLOAD_AUTO, OFFLOAD_NONE, OFFLOAD_ALL } config_offload;
+
+typedef enum { CONTROL_VIDEO, CONTROL_DEPTH, CONTROL_EDGES } config_control;
 
 typedef struct string_list {
     int n;
@@ -74,6 +76,7 @@ typedef struct config {
         int64_t threads;       /* 0: all cores */
         bool clean_ftfy;
         lora_list lora;        /* adapters, in the order they are merged */
+        char *vace;            /* VACE weights for this base */
     } model;
     struct {
         int64_t width, height; /* pixels, multiples of 16 */
@@ -107,6 +110,18 @@ typedef struct config {
         prompt_schedule prompt;        /* n > 0: in place of the template's prompt */
         int prompt_interpolation;      /* prompt_interpolation */
     } schedules;
+    struct {
+        string_list references;        /* images, at most 4 */
+        char *control;                 /* a video, or depth maps */
+        int control_type;              /* config_control */
+        char *mask;                    /* a video or an image; white is made anew */
+        double scale;
+        guidance_schedule scale_by_step;   /* n == 0: scale throughout */
+        number_list scale_by_block;    /* one factor a VACE block */
+        int depth_normalise;           /* depth_normalise of depth.h */
+        bool depth_invert;
+        int64_t depth_smooth;          /* frames */
+    } vace;
     struct {
         int64_t blocks_to_swap;
         int offload;           /* config_offload */

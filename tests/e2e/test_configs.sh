@@ -6,13 +6,24 @@ mkdir -p pair/high_noise_model pair/low_noise_model
 for x in high low; do cp "$MODEL/config.json" "$MODEL/diffusion_pytorch_model.safetensors" pair/${x}_noise_model/; done
 cp -r "$MODEL/google" "$MODEL"/*.pth pair/
 
+# what the VACE configs ask for: weights for the tiny model, an image, depth maps
+vace_module vace.safetensors
+st depth.safetensors "depth 5 32 32"
+"$W" generate --ckpt-dir "$MODEL" --prompt ca --device cpu --video-size 32 32 --video-length 1 --infer-steps 1 --seed 1 --output-type images --save-path img >/dev/null 2>&1
+vace="--set model.vace=vace.safetensors --set vace.scale_by_step={}"
+
 for c in "$REPO"/configs/*.yaml; do
     name=$(basename "$c" .yaml)
     model=$MODEL
-    case $name in wan22_*) model=$TMP/pair ;; esac
+    more=
+    case $name in
+        wan22_*) model=$TMP/pair ;;
+        vace_r2v) more="$vace --set vace.references=$(echo img/*/frame/frame_000.png)" ;;
+        vace_depth) more="$vace --set vace.control=depth.safetensors" ;;
+    esac
     check "config-$name" "the shipped config fails:" "$W" run --config "$c" --output-dir out --batch-name "$name" --device cpu --quiet --videos-per-variation 1 \
         --set model.path="$model" --set video.width=32 --set video.height=32 --set video.frames=5 --set sampling.steps=2 --set batch.limit=1 \
-        --set output.use_timestamp=false --set capture.attention.steps=all --set capture.attention.layers=all --set schedules.guidance={}
+        --set output.use_timestamp=false --set capture.attention.steps=all --set capture.attention.layers=all --set schedules.guidance={} $more
     check "config-$name-video" "it left no video:" sh -c "ls out/$name/runs/*/s*/video.mp4"
 done
 

@@ -1,27 +1,6 @@
 # Adapters and 8-bit weights on the command line.
 . tests/e2e/lib.sh
 
-# st FILE 'NAME SHAPE...' ...: a safetensors file of f32 tensors whose every number is 0.0115 (bytes 3c)
-st() {
-    local file=$1 header="{" at=0 n size
-    shift
-    for t in "$@"; do
-        set_shape=$(echo "${t#* }" | tr ' ' ',')
-        n=4
-        for d in ${t#* }; do n=$((n * d)); done
-        [ "$header" = "{" ] || header="$header,"
-        header="$header\"${t%% *}\":{\"dtype\":\"F32\",\"shape\":[$set_shape],\"data_offsets\":[$at,$((at + n))]}"
-        at=$((at + n))
-    done
-    header="$header}"
-    while [ $((${#header} % 8)) -ne 0 ]; do header="$header "; done
-    size=${#header}
-    {
-        printf "\\$(printf %03o $((size & 255)))\\$(printf %03o $((size >> 8 & 255)))\\000\\000\\000\\000\\000\\000"
-        printf %s "$header"
-        head -c "$at" /dev/zero | tr '\000' '<'
-    } >"$file"
-}
 st kohya.safetensors "lora_unet_blocks_0_self_attn_q.lora_down.weight 2 48" "lora_unet_blocks_0_self_attn_q.lora_up.weight 48 2"
 st peft.safetensors "base_model.model.blocks.0.self_attn.q.lora_A.weight 2 48" "base_model.model.blocks.0.self_attn.q.lora_B.weight 48 2"
 st extra.safetensors "blocks.0.self_attn.q.lora_A.weight 2 48" "blocks.0.self_attn.q.lora_B.weight 48 2" "text_model.0.q.lora_A.weight 2 8" "text_model.0.q.lora_B.weight 8 2" \
