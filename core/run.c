@@ -108,6 +108,10 @@ static int check_finite(engine *g, const tensor *t, float *host, int step, int s
     for (int64_t i = 0; !rc && i < n; i++)
         if (!isfinite(host[i])) {
             const ckpt_tensor *bad = first_bad_tensor(g->dit_file[expert]);
+            for (int k = 0; !bad && k < g->n_adapters; k++)
+                bad = first_bad_tensor(g->adapters[k].file);
+            if (!bad && g->vace_loaded && g->vace_file)
+                bad = first_bad_tensor(g->vace_file);
             if (bad)
                 return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
                            bad->name, bad->file);

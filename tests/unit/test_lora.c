@@ -258,6 +258,19 @@ static void test_faults(void **state)
     REFUSED(&f, tmp_path("f10.safetensors"), "'blocks.0.self_attn.q.alpha' is not a finite number");
 }
 
+/* a damaged adapter is named when the run goes bad */
+static void test_nan(void **state)
+{
+    (void)state;
+    float v[48 * 2] = { 0 };
+    fix f = { .n = 0 };
+    v[5] = NAN;
+    FIX_PUT(&f, "blocks.0.self_attn.q.lora_A.weight", DT_F32, v, 2, 48);
+    v[5] = 1;
+    FIX_PUT(&f, "blocks.0.self_attn.q.lora_B.weight", DT_F32, v, 48, 2);
+    REFUSED(&f, tmp_path("nan.safetensors"), "step 1 of 4 gave NaN", "tensor 'blocks.0.self_attn.q.lora_A.weight'");
+}
+
 /* names that differ from ours only in where k_img and friends end are other modules (holocine.md 6.2, 6) */
 static void test_parts_counted(void **state)
 {
@@ -327,6 +340,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_namings),     cmocka_unit_test(test_several), cmocka_unit_test(test_experts), cmocka_unit_test(test_differences),
         cmocka_unit_test(test_faults),      cmocka_unit_test(test_parts_counted), cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_nan),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
