@@ -88,11 +88,14 @@ int engine_open(engine **out, const engine_options *o, err *e)
     if (g->files.dit_low) {
         dit_config low;
         TRY(open_part(&g->dit_file[1], g->files.dit_low, CKPT_DIT, e));
-        TRY(read_config(g->dit_file[1], g->files.config_low, &low, e));
+        TRY(read_config(g->dit_file[1], g->files.config_low ? g->files.config_low : g->files.config, &low, e));
         if (o->text_len > 0)
             low.text_len = o->text_len;
         TRY(same_experts(g, &low, e));
     }
+    if (o->vace && *o->vace)
+        TRY(engine_open_vace(g, o->vace, e));
+    TRY(engine_open_loras(g, o->loras, o->n_loras, e));
     if (g->files.t5)
         TRY(open_part(&g->t5_file, g->files.t5, CKPT_T5, e));
     if (g->files.vae)
@@ -113,6 +116,8 @@ void engine_close(engine *g)
     umt5_close(g->t5);
     vae_close(g->vae);
     tokenizer_free(g->tok);
+    engine_close_loras(g);
+    ckpt_close(g->vace_file);
     ckpt_close(g->dit_file[0]);
     ckpt_close(g->dit_file[1]);
     ckpt_close(g->t5_file);
@@ -146,11 +151,6 @@ int engine_need_vae(engine *g, err *e)
     return vae_open(&g->vae, g->be, g->vae_file, g->prec, e);
 }
 
-int engine_need_dit(engine *g, int expert, err *e)
-{
-    return g->dits[expert] ? 0 : dit_open(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, e);
-}
-
 static int64_t file_bytes(const ckpt *c)
 {
     int64_t n = 0;
@@ -177,13 +177,19 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
         for (int i = 0; i < 4; i++)
             if (files[i])
                 TRY(ckpt_digest(files[i], g->digest[i], e));
+        TRY(engine_lora_digests(g, e));
+        if (g->vace_file)
+            TRY(ckpt_digest(g->vace_file, g->vace_digest, e));
         g->have_digests = true;
     }
     out->dit_digest = g->digest[0];
     out->dit_low_digest = g->digest[1];
     out->t5_digest = g->digest[2];
     out->vae_digest = g->digest[3];
-    out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]);
+    out->vace_digest = g->vace_digest;
+    out->loras = g->loras;
+    out->n_loras = g->n_adapters;
+    out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]) + file_bytes(g->vace_file);
     out->t5_bytes = file_bytes(g->t5_file);
     out->vae_bytes = file_bytes(g->vae_file);
 out:

@@ -31,6 +31,15 @@
 
 typedef struct engine engine;
 
+/* An adapter merged into the diffusion model when its weights are read (core/dit/lora.h). */
+typedef enum { LORA_BOTH, LORA_HIGH, LORA_LOW } lora_expert;   /* LORA_LOW: the low-noise expert, or the only model */
+typedef struct engine_lora {
+    const char *path;
+    double multiplier;
+    lora_expert expert;
+    const char *digest;                      /* filled by engine_get_info(), "" before */
+} engine_lora;
+
 typedef struct engine_options {
     const char *model;                       /* folder or file, see model_files_find() */
     const char *dit, *dit_low, *t5, *vae, *tokenizer;   /* replace what the model folder gives; NULL or "" to keep */
@@ -40,8 +49,12 @@ typedef struct engine_options {
     int text_len;                            /* 0: as the checkpoint says */
     bool ftfy;                               /* clean prompts as with ftfy installed (core/text/clean.h) */
     const char *family;                      /* "holocine": two experts are that, whatever they are called; NULL or "": by the files */
+    const engine_lora *loras;                /* in the order they are added; checked against the model at once */
+    int n_loras;
+    const char *vace;                        /* VACE weights for this base: the release whole, or only its vace_* tensors; NULL or "": those of
+                                              * the diffusion model itself, if it has some */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
@@ -57,6 +70,10 @@ typedef struct engine_info {
     bool two_experts;
     /* content digests (ckpt_digest), computed on the first call of engine_info(); "" for a missing part */
     const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest;
+    const char *vace_digest;                 /* "" when the VACE weights are in the diffusion model's own file, or there are none */
+    const engine_lora *loras;                /* with their digests */
+    int n_loras;
+    const char *conditions;                  /* for the caller: JSON of the digests of the files that condition its runs; NULL here */
     int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
 } engine_info;
 /* Digests read every byte of the checkpoint once; pass with_digests false to leave them "". */
@@ -94,6 +111,25 @@ typedef enum { BLEND_LERP, BLEND_SLERP } blend_kind;
 /* Between two prompts of one engine, t in 0..1; rows the shorter one lacks count as zeros; slerp falls back to lerp row by
  * row where the rows are parallel (harness.md 1.7). */
 int prompt_blend(prompt **out, const prompt *a, const prompt *b, double t, blend_kind kind, err *e);
+
+/* ---- VACE: reference images, control video, mask (docs/vace.md) ---- */
+
+typedef struct vace_inputs {                 /* host memory, borrowed during engine_vace_encode() */
+    int width, height, frames;               /* of the video; pixels, as in run_params */
+    int n_references;
+    const float *const *references;          /* f32 [3, height, width] each, in [-1, 1] */
+    const float *control;                    /* f32 [3, frames, height, width] in [-1, 1], or NULL for mid-grey */
+    const float *mask;                       /* f32 [frames, height, width], 1 = to be made, or NULL for everywhere */
+} vace_inputs;
+
+typedef struct vace_condition vace_condition;
+
+/* Does this model have VACE weights? ERR_CONFIG with what to do if not. */
+int engine_check_vace(const engine *g, err *e);
+/* Encodes with the VAE. NaN and infinity are refused with their place. */
+int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e);
+void vace_condition_free(vace_condition *c);
+const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8] */
 
 /* ---- runs ---- */
 
@@ -142,18 +178,24 @@ typedef struct run_params {
     const run_skip *skip;                    /* NULL: none */
     bool latents_bf16;                       /* round latents, guidance, Euler update and timestep to bf16 as DiffSynth does
                                               * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
+    /* VACE. With every scale 0 the run is exactly the one without. */
+    const vace_condition *vace;              /* NULL: none */
+    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame */
+    const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
+    int n_vace_scale;
+    const double *vace_block_scale;          /* one factor a VACE block, or NULL */
 } run_params;
 #define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
-                          NULL, NULL, false }
+                          NULL, NULL, false, NULL, 0, NULL, 0, NULL }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */
 int engine_schedule(const engine *g, const run_params *r, schedule *out, int *expert, err *e);
 
-/* Latent shape of a run: [16, (frames-1)/4+1, height/8, width/8]. Checks sizes. */
+/* Latent shape of a run: [16, (frames-1)/4+1, height/8, width/8], with one frame a VACE reference in front. Checks sizes. */
 int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], err *e);
 
-/* Denoises. *latents is allocated (f32, shape above, on the engine's device) and the caller frees it with tensor_free().
+/* Denoises. *latents is allocated (f32, shape above without the frames of references, on the engine's device) and the caller frees it with tensor_free().
  * Hooks see HOOK_LATENTS 0..steps, HOOK_VELOCITY and the points inside the model, the conditional pass first.
  * NaN or infinity in a step stops the run with ERR_NAN, naming the step and, if the weights are the cause, the tensor. */
 int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);

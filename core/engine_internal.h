@@ -25,7 +25,36 @@ struct engine {
     tokenizer *tok;
     char digest[4][65];                        /* dit, dit_low, t5, vae; "" until asked for */
     bool have_digests;
+    struct engine_adapter {
+        engine_lora is;                        /* path and digest point into this engine */
+        ckpt *file;
+        char digest[65];
+    } *adapters;
+    engine_lora *loras;                        /* what engine_get_info() shows */
+    int n_adapters;
+    ckpt *vace_file;                           /* of its own; NULL: in dit_file[0], or none */
+    char vace_digest[65];
+    bool vace_loaded;
 };
+
+struct vace_condition {
+    tensor context;
+    int width, height, frames, n_references;
+};
+
+/* Opens model.vace and completes the configuration; loads the hint blocks on the first run that needs them. */
+int engine_open_vace(engine *g, const char *path, err *e);
+int engine_need_vace_blocks(engine *g, err *e);
+/* Does VACE act on this run? Frames that its references add. */
+bool run_has_vace(const engine *g, const run_params *r);
+int run_check_vace(const engine *g, const run_params *r, err *e);
+/* Takes the first n frames of latents [C, F, H, W] away. */
+int run_drop_frames(tensor *latents, int n, err *e);
+
+/* Opens the adapters and holds them against the experts they are for. */
+int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e);
+void engine_close_loras(engine *g);
+int engine_lora_digests(engine *g, err *e);
 
 /* Opens what is needed on first use: a forecast needs no weights, a run from token ids no tokenizer. */
 int engine_need_t5(engine *g, err *e);

@@ -21,7 +21,7 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
         return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
                    r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
     shape[0] = g->dit_cfg.out_dim;      /* a 17th input channel, the shot's, is no latent */
-    shape[1] = (r->frames - 1) / VAE_TIME + 1;
+    shape[1] = (r->frames - 1) / VAE_TIME + 1 + (run_has_vace(g, r) ? r->vace_references : 0);
     shape[2] = r->height / VAE_SPACE;
     shape[3] = r->width / VAE_SPACE;
     return 0;
@@ -138,6 +138,10 @@ static int check_finite(engine *g, const tensor *t, float *host, int step, int s
     for (int64_t i = 0; !rc && i < n; i++)
         if (!isfinite(host[i])) {
             const ckpt_tensor *bad = first_bad_tensor(g->dit_file[expert]);
+            for (int k = 0; !bad && k < g->n_adapters; k++)
+                bad = first_bad_tensor(g->adapters[k].file);
+            if (!bad && g->vace_loaded && g->vace_file)
+                bad = first_bad_tensor(g->vace_file);
             if (bad)
                 return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
                            bad->name, bad->file);
@@ -194,6 +198,9 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     float *host = NULL;
     *latents = (tensor){ 0 };
     TRY(check_params(r, e));
+    bool vace = run_has_vace(g, r);
+    if (vace)
+        TRY(run_check_vace(g, r, e));
     TRY(engine_latent_shape(g, r, shape, e));
     if (!(expert = calloc((size_t)(r->steps > 0 ? r->steps : 1), sizeof *expert))) {
         rc = ERR(e, ERR_MEMORY, "no memory for %d steps", r->steps);
@@ -204,6 +211,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     TRY(shot_run_begin(&shots, g, r, shape, e));
     for (int i = 0; i < r->steps; i++)
         TRY(engine_need_dit(g, expert[i], e));
+    if (vace)
+        TRY(engine_need_vace_blocks(g, e));
     TRY(tensor_new(latents, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&cond, g->be, DT_F32, 4, shape, e));
     TRY(tensor_new(&uncond, g->be, DT_F32, 4, shape, e));
@@ -228,6 +237,11 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         at = (hook_point){ .step = i, .n_steps = r->steps, .sigma = s.sigmas[i], .timestep = s.timesteps[i], .expert = expert[i],
                            .cond = true, .layer = -1, .module = "" };
         dit_input in = { .latents = latents, .n_timesteps = 1, .timesteps = &s.timesteps[i] };
+        if (vace) {      /* in both branches of guidance, as upstream */
+            in.vace_context = &r->vace->context;
+            in.vace_scale = r->n_vace_scale == 0 ? 1 : r->vace_scale[r->n_vace_scale == 1 ? 0 : i];
+            in.vace_block_scale = r->vace_block_scale;
+        }
         const prompt *text = r->cond[r->n_cond == 1 ? 0 : i];
         TRY(context_get(g, &slots[0], text, expert[i], e));
         TRY(shot_run_pass(&shots, text, true, latents, &in, e));
@@ -264,6 +278,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         at.timestep = i + 1 < r->steps ? s.timesteps[i + 1] : 0;
         TRY(emit(h, at, HOOK_LATENTS, latents, e));
     }
+    if (vace && r->vace_references)
+        TRY(run_drop_frames(latents, r->vace_references, e));
 out:
     schedule_release(&s);
     solver_free(sol);
@@ -344,7 +360,8 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
     double pairs = shot_run_pairs(r->shots, r->frames, shape[1], shape[2] / 2 * (shape[3] / 2));
     double block = 2 * L * D * D * 4 + 4 * pairs * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
     *out = (engine_cost){ 0 };
-    out->flops_step = (c->num_layers * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * (guided ? 2 : 1);
+    int n_blocks = c->num_layers + (run_has_vace(g, r) ? c->n_vace_layers : 0);
+    out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * (guided ? 2 : 1);
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))
@@ -363,8 +380,8 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
         out->flops_decode = 2 * pixels * per;
         out->decode_bytes = (int64_t)(4.0 * VAE_TIME * r->width * r->height * c0 * 5);
     }
-    ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };
-    for (int f = 0; f < 4; f++)
+    ckpt *files[5] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->vace_file };
+    for (int f = 0; f < 5; f++)
         for (size_t i = 0; files[f] && i < ckpt_count(files[f]); i++)
             out->weight_bytes += (int64_t)ckpt_at(files[f], i)->bytes;
     double size = (double)dtype_size(g->prec->act);

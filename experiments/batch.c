@@ -199,6 +199,24 @@ void batch_checkpoints_json(str *out, const engine_info *info)
         jw_kstring(&w, "t5", info->t5_digest);
     if (info->vae_digest && info->vae_digest[0])
         jw_kstring(&w, "vae", info->vae_digest);
+    if (info->vace_digest && info->vace_digest[0])
+        jw_kstring(&w, "vace", info->vace_digest);
+    if (info->conditions) {
+        jw_key(&w, "conditions");
+        jw_raw(&w, info->conditions);
+    }
+    if (info->n_loras > 0 && info->loras[0].digest[0]) {
+        jw_key(&w, "lora");
+        jw_array(&w);
+        for (int i = 0; i < info->n_loras; i++) {
+            jw_object(&w);
+            jw_kstring(&w, "digest", info->loras[i].digest);
+            jw_kdouble(&w, "multiplier", info->loras[i].multiplier);
+            jw_kstring(&w, "expert", lora_expert_name(info->loras[i].expert));
+            jw_end_object(&w);
+        }
+        jw_end_array(&w);
+    }
     jw_end_object(&w);
 }
 

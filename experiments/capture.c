@@ -1,6 +1,7 @@
 #include "experiments/capture.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,9 +223,14 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
         t.axes.token_pieces = pieces;
         t.axes.n_token_pieces = n;
     }
-    trace_attribute more[4];
+    trace_attribute more[5];
+    char references[16];
     t.more = more;
     more[t.n_more++] = (trace_attribute){ "precision", s->info->precision };
+    if (s->run->vace_references > 0) {      /* the first latent frames of every row, which are dropped before decoding */
+        snprintf(references, sizeof references, "%d", s->run->vace_references);
+        more[t.n_more++] = (trace_attribute){ "reference_frames", references };
+    }
     more[t.n_more++] = (trace_attribute){ "noise", config_enum_name("sampling.noise", cfg->sampling.noise) };
     if (s->words->n_dropped)
         more[t.n_more++] = (trace_attribute){ "words_not_found", str_text(&s->words->dropped) };

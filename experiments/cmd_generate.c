@@ -35,6 +35,9 @@ static const char HELP[] =
     "  --dit-high-noise FILE --dit-low-noise FILE    the two experts of Wan 2.2 A14B\n"
     "  --dual-dit-boundary B            noise level at which the experts change (0.875)\n"
     "  --t5 FILE  --vae FILE  --tokenizer DIR\n"
+    "  --lora-weight FILE...            adapters of the low-noise expert or the only model; --lora-weight-high FILE... those of\n"
+    "                                   the high-noise one: for both, name a file in both\n"
+    "  --lora-multiplier M...           one an adapter, in their order (1); --lora-multiplier-high M...\n"
     "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B: checked against the files\n"
     "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
     "\n"
@@ -53,6 +56,14 @@ static const char HELP[] =
     "  --sample-solver NAME | --solver NAME    unipc, dpm++, flowmatch, or a name of sampling.solver\n"
     "  --seed N                         (random; -1 too)\n"
     "  --cpu-noise | --cuda-noise       noise of PyTorch's CPU (default) or CUDA generator\n"
+    "\n"
+    "VACE (docs/vace.md)\n"
+    "  --vace FILE                      VACE weights for the model; not needed where the model is the VACE release\n"
+    "  --ref-image FILE...              up to 4 images of what should appear\n"
+    "  --control-video FILE             a video to follow; --control-type video|depth|edges says how\n"
+    "  --depth-normalise none|clip|frame  --depth-invert  --depth-smooth N\n"
+    "  --mask-video FILE                video or image, white where the video is made anew\n"
+    "  --vace-scale S                   strength of all of these (1)\n"
     "\n"
     "several shots (HoloCine; docs/holocine.md)\n"
     "  --global-caption TEXT --shot-captions TEXT TEXT ...    in place of --prompt; needs --video-length\n"
@@ -78,8 +89,9 @@ static const char HELP[] =
     "  --no-metadata                    leave the parameters out of the file\n"
     "  --quiet | --verbose | --help | --version\n";
 
-#define TEXT_ONLY "this build generates videos from text only: no images, videos or control signals go in"
-#define LORA "this build reads no LoRA files"
+#define TEXT_ONLY "image-to-video and Fun-Control models are not in this build; --ref-image, --control-video and --mask-video condition a VACE model"
+#define MERGE "'wanscope convert IN OUT --lora FILE:0.8' writes a model with adapters merged"
+#define PATTERNS "this build merges whole adapters; 'wanscope inspect FILE --tensors' lists their modules"
 #define WINDOWS "this build denoises a video as a whole: ask for as many frames as the model was trained for"
 
 static const flag_spec FLAGS[] = {
@@ -96,6 +108,19 @@ static const flag_spec FLAGS[] = {
     { "t5", 1, "model.t5", NULL, NULL },
     { "vae", 1, "model.vae", NULL, NULL },
     { "tokenizer", 1, "model.tokenizer", NULL, NULL },
+    { "lora-weight", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-multiplier", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-weight-high", FLAG_LIST, NULL, NULL, NULL },
+    { "lora-multiplier-high", FLAG_LIST, NULL, NULL, NULL },
+    { "vace", 1, "model.vace", NULL, NULL },
+    { "ref-image", FLAG_LIST, NULL, NULL, NULL },
+    { "control-video", 1, "vace.control", NULL, NULL },
+    { "control-type", 1, "vace.control_type", NULL, NULL },
+    { "mask-video", 1, "vace.mask", NULL, NULL },
+    { "vace-scale", 1, "vace.scale", NULL, NULL },
+    { "depth-normalise", 1, "vace.depth_normalise", NULL, NULL },
+    { "depth-invert", 0, "vace.depth_invert", "true", NULL },
+    { "depth-smooth", 1, "vace.depth_smooth", NULL, NULL },
     { "device", 1, "model.device", NULL, NULL },
     { "precision", 1, "model.precision", NULL, NULL },
     { "threads", 1, "model.threads", NULL, NULL },
@@ -181,11 +206,11 @@ static const flag_spec FLAGS[] = {
     { "color-match", 1, NULL, NULL, TEXT_ONLY },
     { "clip", 1, NULL, NULL, TEXT_ONLY },
     { "latent-path", 1, NULL, NULL, "this build decodes the latents it has just made, not stored ones" },
-    { "lora-weight", 1, NULL, NULL, LORA },
-    { "lora-multiplier", 1, NULL, NULL, LORA },
-    { "lora-weight-high", 1, NULL, NULL, LORA },
-    { "lora-multiplier-high", 1, NULL, NULL, LORA },
-    { "save-merged-model", 1, NULL, NULL, LORA },
+    { "save-merged-model", 1, NULL, NULL, MERGE },
+    { "include-patterns", 1, NULL, NULL, PATTERNS },
+    { "exclude-patterns", 1, NULL, NULL, PATTERNS },
+    { "include-patterns-high", 1, NULL, NULL, PATTERNS },
+    { "exclude-patterns-high", 1, NULL, NULL, PATTERNS },
     { "cfg-skip-mode", 1, "sampling.cfg_skip_mode", NULL, NULL },
     { "cfg-apply-ratio", 1, "sampling.cfg_apply_ratio", NULL, NULL },
     { "slg-layers", 1, "sampling.slg_layers", NULL, NULL },
@@ -372,6 +397,70 @@ static char *frames_set(const request *q, const char *text)
     return str_format("video.frames=%d", shots_enforce((int)given));
 }
 
+/* The next value of a list flag, however often the flag is given; NULL behind the last. */
+static const char *list_value(const flags *f, const char *name, int at)
+{
+    for (size_t i = 0; i < f->n_items; i++)
+        if (strcmp(f->items[i].spec->name, name) == 0) {
+            if (at < f->items[i].n_list)
+                return f->items[i].list[at];
+            at -= f->items[i].n_list;
+        }
+    return NULL;
+}
+
+/* "model.lora=[...]" from the four flags of H1111; NULL without any. */
+static int lora_assignment(char **out, const flags *f, err *e)
+{
+    static const struct { const char *weight, *multiplier, *expert; } KINDS[] = {
+        { "lora-weight-high", "lora-multiplier-high", "high" }, { "lora-weight", "lora-multiplier", "low" },
+    };
+    str text = STR_INIT;
+    int total = 0;
+    *out = NULL;
+    for (int k = 0; k < 2; k++) {
+        int n = 0;
+        const char *file, *factor;
+        for (; (file = list_value(f, KINDS[k].weight, n)); n++) {
+            char *end;
+            factor = list_value(f, KINDS[k].multiplier, n);
+            double v = factor ? strtod(factor, &end) : 1;
+            if (factor && (end == factor || *end || !(v > -1e6 && v < 1e6))) {
+                str_release(&text);
+                return ERR(e, ERR_ARG, "--%s is '%s': expected a number", KINDS[k].multiplier, factor);
+            }
+            str_addf(&text, "%s{path: ", total++ ? ", " : "model.lora=[");
+            yml_quote(&text, file);
+            str_addf(&text, ", multiplier: %.17g, expert: %s}", v, KINDS[k].expert);
+        }
+        if (list_value(f, KINDS[k].multiplier, n)) {
+            str_release(&text);
+            return ERR(e, ERR_ARG, "--%s has more values than --%s has files (%d)", KINDS[k].multiplier, KINDS[k].weight, n);
+        }
+    }
+    if (!total)
+        return 0;
+    str_addc(&text, ']');
+    *out = str_take(&text);
+    return *out ? 0 : ERR(e, ERR_MEMORY, "out of memory for the command line");
+}
+
+static int reference_assignment(char **out, const flags *f, err *e)
+{
+    str text = STR_INIT;
+    const char *file;
+    *out = NULL;
+    for (int n = 0; (file = list_value(f, "ref-image", n)); n++) {
+        str_add(&text, n ? ", " : "vace.references=[");
+        yml_quote(&text, file);
+    }
+    if (!text.len && !text.failed)
+        return 0;
+    str_addc(&text, ']');
+    *out = str_take(&text);
+    return *out ? 0 : ERR(e, ERR_MEMORY, "out of memory for the command line");
+}
+
 static int build_config(request *q, err *e)
 {
     int rc = 0, n = 0, n_recorded = 0;
@@ -384,6 +473,7 @@ static int build_config(request *q, err *e)
         rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
         goto out;
     }
+    char *listed = NULL;
     ok = ok && add(sets, &n, str_dup("video.width=256")) && add(sets, &n, str_dup("video.height=256"));
     for (int i = 0; i < n_recorded; i++) {      /* sets owns them now; later ones win */
         const char *key = q->structured ? "prompt.template=" : "";
@@ -392,6 +482,10 @@ static int build_config(request *q, err *e)
         sets[n++] = recorded[i];
         recorded[i] = NULL;
     }
+    TRY(lora_assignment(&listed, &q->f, e));
+    add(sets, &n, listed);
+    TRY(reference_assignment(&listed, &q->f, e));
+    add(sets, &n, listed);
     for (size_t i = 0; ok && i < q->f.n_items; i++) {
         const flag_item *item = &q->f.items[i];
         const flag_spec *spec = item->spec;

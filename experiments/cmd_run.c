@@ -252,6 +252,7 @@ static int preflight(run_setup *s, err *e)
         return 0;
     TRY(interrupt_check(e));
     TRY(batch_run(&s->b, first, &v, &seed, e));
+    TRY(runner_prepare(s->r, e));
     TRY(prompts_of_run(runner_prompts(s->r), &v, runner_params(s->r)->steps, &texts, e));
     TRY(interrupt_check(e));
 out:

@@ -224,9 +224,8 @@ static int check_set_text(loader *l, const char *assignment)
 
 /* ---- what concerns more than one setting ---- */
 
-static int resolve_path(loader *l, const setting *s)
+static int resolve_one(loader *l, const setting *s, char **field)
 {
-    char **field = setting_field(l->c, s);
     const char *slash = strrchr(l->name, '/');
     if (l->origins[s - SETTINGS].from != FROM_FILE || !**field || **field == '/' || !slash || fs_exists(*field))
         return 0;
@@ -242,6 +241,19 @@ static int resolve_path(loader *l, const setting *s)
         free(beside);
     }
     return 0;
+}
+
+static int resolve_path(loader *l, const setting *s)
+{
+    int rc = 0;
+    void *field = setting_field(l->c, s);
+    if (s->type == SETTING_PATH)
+        return resolve_one(l, s, field);
+    for (int i = 0; s->type == SETTING_PATHS && i < ((string_list *)field)->n && !rc; i++)
+        rc = resolve_one(l, s, &((string_list *)field)->items[i]);
+    for (int i = 0; s->type == SETTING_LORAS && i < ((lora_list *)field)->n && !rc; i++)
+        rc = resolve_one(l, s, &((lora_list *)field)->items[i].path);
+    return rc;
 }
 
 static int finish_video(loader *l)
@@ -392,8 +404,7 @@ static int finish(loader *l)
     char what[256];
     int rc = 0;
     for (int i = 0; i < N_SETTINGS && !rc; i++)
-        if (SETTINGS[i].type == SETTING_PATH)
-            rc = resolve_path(l, &SETTINGS[i]);
+        rc = resolve_path(l, &SETTINGS[i]);
     if (rc || (rc = finish_video(l)) || (rc = finish_prompt(l)) || (rc = check_shots(l)))
         return rc;
     if (c->bending.enabled || c->bending.variations_enabled)

@@ -30,7 +30,7 @@
 #define CONFIG_AUTO (-1)
 
 /* model.family; other families come with the issues that bring them */
-typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_HOLOCINE } config_family;
+typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_HOLOCINE, FAMILY_VACE } config_family;
 typedef enum { PRECISION_EXACT, PRECISION_BF16, PRECISION_FP8 } config_precision;
 typedef enum { CONFIG_NOISE_TORCH_CPU, CONFIG_NOISE_TORCH_CUDA } config_noise;
 typedef enum { LATENT_F32, LATENT_BF16 } config_latent_dtype;
@@ -47,6 +47,8 @@ typedef enum { SHOT_CHANNEL_NONE, SHOT_CHANNEL_ID, SHOT_CHANNEL_NORMALIZED, SHOT
 typedef enum { SPANS_CLEANED, SPANS_RAW } config_spans;
 typedef enum { OFFLOAD_AUTO, OFFLOAD_NONE, OFFLOAD_ALL } config_offload;
 
+typedef enum { CONTROL_VIDEO, CONTROL_DEPTH, CONTROL_EDGES } config_control;
+
 typedef struct string_list {
     int n;
     char **items;
@@ -57,6 +59,22 @@ typedef struct frame_list {
     int n;
     int64_t *items;
 } frame_list;
+
+typedef struct number_list {
+    int n;
+    double *items;
+} number_list;
+
+typedef struct lora_setting {
+    char *path;
+    double multiplier;
+    int expert;                /* lora_expert of core/engine.h: both, high, low */
+} lora_setting;
+
+typedef struct lora_list {
+    int n;
+    lora_setting *items;
+} lora_list;
 
 typedef struct config {
     struct {
@@ -69,6 +87,8 @@ typedef struct config {
         int64_t text_len;      /* 0: from the checkpoint */
         int64_t threads;       /* 0: all cores */
         bool clean_ftfy;
+        lora_list lora;        /* adapters, in the order they are merged */
+        char *vace;            /* VACE weights for this base */
     } model;
     struct {
         int64_t width, height; /* pixels, multiples of 16 */
@@ -116,6 +136,18 @@ typedef struct config {
         prompt_schedule prompt;        /* n > 0: in place of the template's prompt */
         int prompt_interpolation;      /* prompt_interpolation */
     } schedules;
+    struct {
+        string_list references;        /* images, at most 4 */
+        char *control;                 /* a video, or depth maps */
+        int control_type;              /* config_control */
+        char *mask;                    /* a video or an image; white is made anew */
+        double scale;
+        guidance_schedule scale_by_step;   /* n == 0: scale throughout */
+        number_list scale_by_block;    /* one factor a VACE block */
+        int depth_normalise;           /* depth_normalise of depth.h */
+        bool depth_invert;
+        int64_t depth_smooth;          /* frames */
+    } vace;
     struct {
         int64_t blocks_to_swap;
         int offload;           /* config_offload */
@@ -187,6 +219,9 @@ extern const char CONFIG_WAN_NEGATIVE[];
 
 /* Spelling of an enum value of a setting ("sampling.solver", SOLVER_UNIPC) -> "unipc"; "" for what does not exist. */
 const char *config_enum_name(const char *key, int value);
+
+/* "both", "high" or "low". */
+const char *lora_expert_name(int expert);
 
 /* The tables of docs/config.md in Markdown; a test holds the document to them. */
 void config_reference(str *out);

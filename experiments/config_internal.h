@@ -23,12 +23,16 @@ typedef enum {
     SETTING_FRAMES,       /* frame_list */
     SETTING_GUIDANCE,     /* guidance_schedule */
     SETTING_PROMPTS,      /* prompt_schedule */
+    SETTING_PATHS,        /* string_list, each looked for beside the config file too */
+    SETTING_LORAS,        /* lora_list */
+    SETTING_NUMBERS,      /* number_list */
     SETTING_SHAPE,        /* nothing stored: a list of mappings whose keys are checked against names */
 } setting_type;
 
 enum {
     MAY_BE_AUTO = 1,      /* "auto" <-> CONFIG_AUTO */
     ONLY_READ = 2,        /* turned into another setting; not in the resolved config */
+    QUIET_DEFAULT = 4,    /* came later: written only when it is not the default, so that older batches stay what they are */
 };
 
 typedef struct setting {
@@ -88,6 +92,13 @@ void print_double(str *out, double v);               /* fewest digits that read 
 int config_shots_join(config *c, int from_captions, int from_template, const char **key, str *note, err *why);
 /* The prompts against the cuts, as far as text tells. */
 int config_shots_check(const config *c, const char **key, err *why);
+
+/* Lists (config_lists.c). */
+int setting_put_loras(lora_list *field, const setting *s, const yml_node *v, err *e);
+void setting_print_loras(const lora_list *l, str *out);
+void lora_list_release(lora_list *l);
+int setting_put_numbers(number_list *field, const setting *s, const yml_node *v, err *e);
+void setting_print_numbers(const number_list *l, str *out);
 
 /* "did you mean" for a key that does not exist, or NULL. */
 const char *nearest_key(const char *key);

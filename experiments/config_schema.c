@@ -4,7 +4,7 @@
 
 #include "experiments/config_internal.h"
 
-static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", "holocine", NULL };
+static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", "holocine", "vace", NULL };
 static const char *const PRECISIONS[] = { "exact", "bf16", "fp8", NULL };
 static const char *const SOLVERS[] = { "unipc", "dpmpp", "diffusers_unipc", "diffusers_euler", "diffsynth_euler",
                                        NULL };
@@ -20,6 +20,8 @@ static const char *const SLG_MODES[] = { "original", "uncond", NULL };
 static const char *const SPARSES[] = { "auto", "false", "true", NULL };
 static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "alternating", NULL };
 static const char *const SPANS[] = { "cleaned", "raw", NULL };
+static const char *const CONTROLS[] = { "video", "depth", "edges", NULL };
+static const char *const NORMALISES[] = { "none", "clip", "frame", NULL };
 static const char *const OFFLOADS[] = { "auto", "none", "all", NULL };
 
 /* Fields of the lists that bending reads (harness.md 5.6, 5.7). */
@@ -48,6 +50,8 @@ static const char *const BENDING_OPERATION[] = {
     { key, type, AT(field), 0, 0, 0, 0, NULL, 0, fallback, help }
 #define BOOL(key, field, fallback, help) OTHER(key, SETTING_BOOL, field, fallback, help)
 #define TEXT(key, field, fallback, help) OTHER(key, SETTING_TEXT, field, fallback, help)
+#define LATER(key, type, field, low, high, multiple, rest, names, fallback, help) \
+    { key, type, AT(field), low, high, multiple, rest, names, QUIET_DEFAULT, fallback, help }
 #define PATH(key, field, help) OTHER(key, SETTING_PATH, field, "", help)
 
 const setting SETTINGS[] = {
@@ -69,6 +73,12 @@ const setting SETTINGS[] = {
                                                       "it"),
     BOOL("model.clean_ftfy", model.clean_ftfy, "true", "repair broken characters in prompts as official Wan does with "
                                                        "ftfy"),
+
+    LATER("model.lora", SETTING_LORAS, model.lora, 0, 0, 0, 0, NULL, "[]",
+          "adapters merged into the weights, e.g. [{path: style.safetensors, multiplier: 0.8, expert: both}]; with two experts, expert "
+          "high or low takes one"),
+    LATER("model.vace", SETTING_PATH, model.vace, 0, 0, 0, 0, NULL, "",
+          "VACE weights for this base: the release, or a file with only its vace_* tensors; not needed where model.path is the release"),
 
     INT_OF("video.width", video.width, 16, 8192, 16, 0, 0, "832", "pixels"),
     INT_OF("video.height", video.height, 16, 8192, 16, 0, 0, "480", "pixels"),
@@ -145,6 +155,24 @@ const setting SETTINGS[] = {
     OTHER("schedules.prompt", SETTING_PROMPTS, schedules.prompt, "{}",
           "prompt by step, in place of the template's, e.g. {0: \"a cat\", 10: \"a dog\"}"),
     ENUM("schedules.prompt_interpolation", schedules.prompt_interpolation, PROMPTS, "slerp", "between two steps"),
+
+    LATER("vace.references", SETTING_PATHS, vace.references, 0, 0, 0, 0, NULL, "[]",
+          "images of what should appear, up to 4; fitted on white"),
+    LATER("vace.control", SETTING_PATH, vace.control, 0, 0, 0, 0, NULL, "",
+          "video to follow, at least video.frames long; depth also as .npy or .safetensors [frames, height, width]"),
+    LATER("vace.control_type", SETTING_ENUM, vace.control_type, 0, 0, 0, 0, CONTROLS, "video",
+          "video takes it as it is; depth reads depth maps (near = bright); edges draws a plain stand-in for depth from the video's edges"),
+    LATER("vace.mask", SETTING_PATH, vace.mask, 0, 0, 0, 0, NULL, "",
+          "video or image, white where the video is made anew, black where vace.control is kept; without it everywhere"),
+    LATER("vace.scale", SETTING_DOUBLE, vace.scale, 0, 10, 0, 0, NULL, "1", "strength of the conditions; 0 is exactly the video without them"),
+    LATER("vace.scale_by_step", SETTING_GUIDANCE, vace.scale_by_step, 0, 0, 0, 0, NULL, "{}",
+          "in place of vace.scale, by step, linear between, e.g. {0: 1, 20: 0.5}"),
+    LATER("vace.scale_by_block", SETTING_NUMBERS, vace.scale_by_block, 0, 10, 0, 0, NULL, "[]",
+          "one more factor a VACE block (1.3B: 15, 14B: 8)"),
+    LATER("vace.depth_normalise", SETTING_ENUM, vace.depth_normalise, 0, 0, 0, 0, NORMALISES, "none",
+          "depth to 0..1: none expects it there, clip stretches the range of the whole clip, frame that of each frame"),
+    LATER("vace.depth_invert", SETTING_BOOL, vace.depth_invert, 0, 0, 0, 0, NULL, "false", "for depth that is bright where it is far"),
+    LATER("vace.depth_smooth", SETTING_INT, vace.depth_smooth, 1, 99, 2, 1, NULL, "1", "mean over so many frames of depth, against flicker"),
 
     INT("memory.blocks_to_swap", memory.blocks_to_swap, 0, 1000, "0", "transformer blocks kept in host memory and "
                                                                       "streamed"),
@@ -354,7 +382,8 @@ const char *nearest_key(const char *key)
     if ((near = str_nearest(key, known, (size_t)n)))
         return near;
     /* a section on its own: "sampleing:" */
-    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "shots", "schedules", "memory", "capture",
+    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "shots", "schedules", "vace", "memory",
+                                            "capture",
                                             "capture.latents", "capture.attention", "bending", "batch", "output" };
     return str_nearest(key, SECTIONS, sizeof SECTIONS / sizeof *SECTIONS);
 }

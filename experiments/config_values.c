@@ -55,6 +55,9 @@ void setting_type_text(const setting *s, str *out)
     case SETTING_FRAMES: str_add(out, "auto, or a list of frames like [41, 81]"); break;
     case SETTING_GUIDANCE: str_add(out, "a mapping of steps to numbers"); break;
     case SETTING_PROMPTS: str_add(out, "a mapping of steps to prompts"); break;
+    case SETTING_PATHS: str_add(out, "a list of paths"); break;
+    case SETTING_LORAS: str_add(out, "a list of paths like FILE:0.8@high, or of mappings with path, multiplier, expert"); break;
+    case SETTING_NUMBERS: str_addf(out, "a list of numbers from %.15g to %.15g", s->min, s->max); break;
     case SETTING_SHAPE: str_add(out, "a list of mappings"); break;
     }
     if (s->flags & MAY_BE_AUTO)
@@ -331,8 +334,8 @@ static int put_words(string_list *field, const setting *s, const yml_node *v, er
     for (int i = 0; v->kind == YML_LIST && i < v->n && !rc; i++) {
         const yml_node *x = v->items[i];
         if (x->kind != YML_SCALAR || !x->text[0])
-            rc = ERR(e, ERR_CONFIG, "%s holds %s, expected words", s->key,
-                     x->kind == YML_SCALAR ? "an empty word" : yml_kind_name(x));
+            rc = ERR(e, ERR_CONFIG, "%s holds %s, expected %s", s->key,
+                     x->kind == YML_SCALAR ? "an empty word" : yml_kind_name(x), s->type == SETTING_PATHS ? "paths" : "words");
         else
             rc = words_add(&w, x->text, strlen(x->text));
     }
@@ -438,7 +441,10 @@ int setting_put(config *c, const setting *s, const yml_node *v, err *e)
     case SETTING_BYTES: return put_bytes(field, s, v, e);
     case SETTING_RANGES:
     case SETTING_HEADS: return put_ranges(field, s, v, e);
-    case SETTING_WORDS: return put_words(field, s, v, e);
+    case SETTING_WORDS:
+    case SETTING_PATHS: return put_words(field, s, v, e);
+    case SETTING_LORAS: return setting_put_loras(field, s, v, e);
+    case SETTING_NUMBERS: return setting_put_numbers(field, s, v, e);
     case SETTING_TEXTS: return put_texts(field, s, v, e);
     case SETTING_FRAMES: return put_frames(field, s, v, e);
     case SETTING_GUIDANCE:
@@ -450,7 +456,9 @@ int setting_put(config *c, const setting *s, const yml_node *v, err *e)
 
 int setting_put_text(config *c, const setting *s, const char *text, err *e)
 {
-    bool yaml = s->type == SETTING_TEXTS || (s->type == SETTING_FRAMES && text[0] == '[') || s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_SHAPE ||
+    bool yaml = s->type == SETTING_TEXTS || (s->type == SETTING_FRAMES && text[0] == '[') || s->type == SETTING_NUMBERS ||
+                ((s->type == SETTING_PATHS || s->type == SETTING_LORAS) && text[0] == '[') || (s->type == SETTING_LORAS && text[0] == '{') ||
+                s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_SHAPE ||
                 ((s->type == SETTING_WORDS || s->type == SETTING_RANGES || s->type == SETTING_HEADS) && text[0] == '[');
     yml_node plain = { .kind = YML_SCALAR, .line = 1, .column = 1, .text = (char *)text, .plain = true };
     if (!yaml)
@@ -506,6 +514,8 @@ void setting_print(const config *c, const setting *s, str *out)
         int_ranges_print(field, out);
         str_addc(out, '"');
         break;
+    case SETTING_LORAS: setting_print_loras(field, out); break;
+    case SETTING_NUMBERS: setting_print_numbers(field, out); break;
     case SETTING_FRAMES: {
         const frame_list *f = field;
         str_add(out, f->given ? "[" : "auto");
@@ -515,7 +525,8 @@ void setting_print(const config *c, const setting *s, str *out)
         break;
     }
     case SETTING_TEXTS:
-    case SETTING_WORDS: {
+    case SETTING_WORDS:
+    case SETTING_PATHS: {
         const string_list *w = field;
         str_addc(out, '[');
         for (int i = 0; i < w->n; i++) {
@@ -565,8 +576,16 @@ void setting_release(config *c, const setting *s)
     case SETTING_HEADS:
         int_ranges_release(field);
         break;
+    case SETTING_LORAS:
+        lora_list_release(field);
+        break;
+    case SETTING_NUMBERS:
+        free(((number_list *)field)->items);
+        *(number_list *)field = (number_list){ 0 };
+        break;
     case SETTING_WORDS:
     case SETTING_TEXTS:
+    case SETTING_PATHS:
         words_release(field);
         break;
     case SETTING_FRAMES:

@@ -29,6 +29,16 @@ static int open_sections(str *out, const char *before, const char *key)
     return depth;
 }
 
+/* Does a printed value say what the default says? Texts are printed in quotes. */
+static bool is_default(const setting *s, const char *printed)
+{
+    str quoted = STR_INIT;
+    yml_quote(&quoted, s->fallback);
+    bool same = strcmp(printed, s->fallback) == 0 || strcmp(printed, str_text(&quoted)) == 0;
+    str_release(&quoted);
+    return same;
+}
+
 int config_write(const config *c, str *out, err *e)
 {
     const char *before = "";
@@ -37,11 +47,18 @@ int config_write(const config *c, str *out, err *e)
         if (SETTINGS[i].flags & ONLY_READ)
             continue;
         const char *key = SETTINGS[i].key;
-        int depth = open_sections(&s, before, key);
-        str_addf(&s, "%*s%s: ", 2 * depth, "", key + section_of(key) + 1);
-        setting_print(c, &SETTINGS[i], &s);
-        str_addc(&s, '\n');
-        before = key;
+        str value = STR_INIT;
+        setting_print(c, &SETTINGS[i], &value);
+        bool quiet = (SETTINGS[i].flags & QUIET_DEFAULT) && is_default(&SETTINGS[i], str_text(&value));
+        s.failed |= value.failed;
+        if (!quiet) {
+            int depth = open_sections(&s, before, key);
+            str_addf(&s, "%*s%s: ", 2 * depth, "", key + section_of(key) + 1);
+            str_addn(&s, str_text(&value), value.len);
+            str_addc(&s, '\n');
+            before = key;
+        }
+        str_release(&value);
     }
     str_addn(out, str_text(&s), s.len);
     bool failed = s.failed || out->failed;

@@ -73,18 +73,8 @@ int flags_parse(flags *f, const char *command, const flag_spec *specs, size_t n_
             return ERR(e, ERR_ARG, "--%s: %s", spec->name, spec->refusal);
         flag_item *item = &f->items[f->n_items];
         item->spec = spec;
-        if (spec->n_values == FLAG_LIST) {
-            int first = i + 1;
-            while (i + 1 < argc && !str_starts_with(argv[i + 1], "--"))
-                i++;
-            if (joined || i < first)
-                return ERR(e, ERR_ARG, "--%s needs one or more values after it, separated by blanks (a text with blanks in quotes)", spec->name);
-            item->list = argv + first;
-            item->n_list = i - first + 1;
-            item->values[0] = argv[first];
-            f->n_items++;
-            continue;
-        }
+        if (joined && spec->n_values == FLAG_LIST)
+            return ERR(e, ERR_ARG, "--%s takes values separated by blanks, not '='", spec->name);
         if (joined && spec->n_values != 1)
             return ERR(e, ERR_ARG, spec->n_values ? "--%s takes %d values separated by blanks, not '='" : "--%s takes no value (expected %d values)",
                        spec->name, spec->n_values);
@@ -95,6 +85,17 @@ int flags_parse(flags *f, const char *command, const flag_spec *specs, size_t n_
                 return ERR(e, ERR_ARG, "--%s needs %s after it, found %s%s%s", spec->name, spec->n_values == 1 ? "a value" : "two values",
                            i + 1 >= argc ? "the end of the command line" : "'", i + 1 >= argc ? "" : argv[i + 1], i + 1 >= argc ? "" : "'");
             item->values[k] = argv[++i];
+        }
+        if (spec->n_values == FLAG_LIST) {
+            item->list = argv + i + 1;
+            while (i + 1 < argc && !str_starts_with(argv[i + 1], "--")) {
+                item->n_list++;
+                i++;
+            }
+            if (!item->n_list)
+                return ERR(e, ERR_ARG, "--%s needs one or more values after it, found %s%s%s", spec->name, i + 1 >= argc ? "the end of the command line" : "'",
+                           i + 1 >= argc ? "" : argv[i + 1], i + 1 >= argc ? "" : "'");
+            item->values[0] = item->list[0];
         }
         f->n_items++;
     }

@@ -14,7 +14,7 @@ enum { FLAG_MAX_VALUES = 2, FLAG_LIST = -1 };
 
 typedef struct flag_spec {
     const char *name;        /* "seed", without the hyphens; hyphens inside, no underscores */
-    int n_values;            /* 0, 1 or 2; FLAG_LIST: one or more, up to the next option */
+    int n_values;            /* 0, 1, 2, or FLAG_LIST: one or more, up to the next option */
     const char *key;         /* setting of the configuration that it replaces, or NULL when the command looks at it itself */
     const char *value;       /* n_values 0: what the key becomes ("true") */
     const char *refusal;     /* the sentence for a flag that is known but cannot be used here, or NULL */
@@ -23,8 +23,8 @@ typedef struct flag_spec {
 typedef struct flag_item {
     const flag_spec *spec;
     const char *values[FLAG_MAX_VALUES];
-    int n_list;              /* FLAG_LIST: words of the command line, of which values[0] is the first */
-    char **list;
+    char **list;             /* FLAG_LIST: all of them, in argv */
+    int n_list;
 } flag_item;
 
 typedef struct flags {

@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "core/base/media.h"
 #include "core/base/str.h"
+#include "experiments/batch.h"
 #include "experiments/settings.h"
 #include "experiments/yaml_reader.h"
 
@@ -121,24 +122,75 @@ static void add_lists(list *l, const json *from)
     str_release(&s);
 }
 
+static void add_vace(list *l, const json *vace)
+{
+    static const char *const TEXTS[] = { "control", "control_type", "mask", "depth_normalise" };
+    const json *references = json_get(vace, "references"), *scale = json_get(vace, "scale"), *blocks = json_get(vace, "scale_by_block");
+    str s = STR_INIT;
+    if (!vace)
+        return;
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++)
+        if (json_get(vace, TEXTS[i]))
+            add(l, str_format("vace.%s=%s", TEXTS[i], json_get_string(vace, TEXTS[i], "")));
+    if (json_get(vace, "depth_smooth")) {
+        add(l, str_format("vace.depth_smooth=%.0f", json_get_number(vace, "depth_smooth", 0)));
+        add(l, str_format("vace.depth_invert=%s", json_bool(json_get(vace, "depth_invert"), false) ? "true" : "false"));
+    }
+    for (size_t i = 0; i < json_count(references); i++) {
+        str_add(&s, i ? ", " : "");
+        yml_quote(&s, json_string(json_at(references, i), ""));
+    }
+    add(l, str_format("vace.references=[%s]", str_text(&s)));
+    str_clear(&s);
+    for (size_t i = 0; i < json_count(scale); i++)      /* the value of every step */
+        str_addf(&s, "%s%zu: %.17g", i ? ", " : "", i, json_number(json_at(scale, i), 0));
+    add(l, json_count(scale) ? str_format("vace.scale_by_step={%s}", str_text(&s)) : str_format("vace.scale=%.17g", json_number(scale, 1)));
+    str_clear(&s);
+    for (size_t i = 0; i < json_count(blocks); i++)
+        str_addf(&s, "%s%.17g", i ? ", " : "", json_number(json_at(blocks, i), 0));
+    add(l, str_format("vace.scale_by_block=[%s]", str_text(&s)));
+    l->failed |= s.failed;
+    str_release(&s);
+}
+
 int from_video_sets(char ***sets, int *n, const json *parameters, const char *path, err *e)
 {
     list l = { 0 };
     add_texts(&l, parameters);
     add_numbers(&l, parameters);
     add_lists(&l, parameters);
+    add_vace(&l, json_get(parameters, "vace"));
     *sets = l.items;
     *n = l.n;
     return l.failed ? ERR(e, ERR_MEMORY, "%s: out of memory for its parameters", path) : 0;
+}
+
+static bool same(const json *a, const json *b)
+{
+    bool equal = json_type(a) == json_type(b) && json_count(a) == json_count(b) && json_number(a, 0) == json_number(b, 0) &&
+                 strcmp(json_string(a, ""), json_string(b, "")) == 0;
+    for (size_t i = 0; equal && i < json_count(a); i++)
+        equal = same(json_at(a, i), json_at(b, i));
+    return equal;
 }
 
 void from_video_compare(const json *parameters, const engine_info *info, const char *path)
 {
     const struct { const char *key, *name, *now; } parts[] = {
         { "dit", "diffusion model", info->dit_digest }, { "dit_low", "low-noise expert", info->dit_low_digest }, { "t5", "text encoder", info->t5_digest },
-        { "vae", "VAE", info->vae_digest },
+        { "vae", "VAE", info->vae_digest }, { "vace", "VACE part", info->vace_digest },
     };
+    static const char *const LISTS[][2] = { { "lora", "adapters are" }, { "conditions", "references, control video or mask are" } };
+    str text = STR_INIT;
+    json *now = NULL;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (strcmp(json_get_string(json_get(parameters, "checkpoints"), parts[i].key, ""), parts[i].now))
             log_msg(LOG_WARN, "the %s is not the one that made %s: the video will be another", parts[i].name, path);
+    batch_checkpoints_json(&text, info);
+    if (json_parse(&now, str_text(&text), text.len, path, NULL) == 0)
+        for (size_t i = 0; i < sizeof LISTS / sizeof *LISTS; i++)
+            if (!same(json_get(json_get(parameters, "checkpoints"), LISTS[i][0]), json_get(now, LISTS[i][0])))
+                log_msg(LOG_WARN, "the %s not what made %s: the video will be another", LISTS[i][1], path);
+    json_free(now);
+    str_release(&text);
 }

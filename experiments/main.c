@@ -12,6 +12,7 @@ int cmd_generate(int argc, char **argv);
 int cmd_expand(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_convert(int argc, char **argv);
 
 static const struct {
     const char *name;
@@ -24,6 +25,7 @@ static const struct {
     { "expand", cmd_expand, "list the variations of a template" },
     { "inspect", cmd_inspect, "say what a checkpoint file or folder holds" },
     { "compare", cmd_compare, "find the first difference of two traces or safetensors files" },
+    { "convert", cmd_convert, "write a model with adapters merged, in another type, or 8-bit with scales" },
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 

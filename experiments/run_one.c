@@ -1,6 +1,7 @@
 #include "experiments/run_one.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #include "experiments/latent_preview.h"
 #include "experiments/preview.h"
 #include "experiments/shot_text.h"
+#include "experiments/vace_inputs.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
@@ -38,6 +40,11 @@ struct runner {
     run_skip skip;
     int *skip_layers;
     bool uses_negative;
+    double *vace_scale;                /* one a step */
+    bool conditioned, inputs_read;
+    vace_buffers inputs;               /* until they are encoded */
+    vace_condition *condition;
+    str conditions;                    /* JSON of their digests */
     struct {
         char label[160];
         uint64_t run, n_runs;
@@ -165,6 +172,73 @@ static int fill_skip(runner *r, int steps, err *e)
     return 0;
 }
 
+/* Section vace, as far as it can be checked before any weights or pictures are read. */
+static int fill_vace(runner *r, err *e)
+{
+    const config *c = r->cfg;
+    const guidance_schedule *by_step = &c->vace.scale_by_step;
+    int rc, steps = r->params.steps, blocks = r->info.dit->n_vace_layers;
+    double top = 0;
+    if (!vace_inputs_given(c)) {
+        if (c->model.vace[0])
+            log_msg(LOG_WARN, "model.vace is given, but section vace names no references, control video or mask: the videos are those without VACE");
+        return 0;
+    }
+    if (r->params.shots)
+        return ERR(e, ERR_CONFIG, "shots.cut_frames and section vace exclude each other: no model knows both shots and VACE's conditions; leave one of the two out");
+    if ((rc = engine_check_vace(r->g, e)) || (rc = vace_inputs_check(c, e)))
+        return rc;
+    if (!r->info.vae)
+        return ERR(e, ERR_CONFIG, "references, control video and mask are encoded by the VAE, and there is none: set model.vae");
+    if (c->vace.scale_by_block.n && c->vace.scale_by_block.n != blocks)
+        return ERR(e, ERR_CONFIG, "vace.scale_by_block has %d factors, but the model has %d VACE blocks", c->vace.scale_by_block.n, blocks);
+    if (by_step->n && by_step->steps[by_step->n - 1] >= steps)
+        return ERR(e, ERR_CONFIG, "vace.scale_by_step names step %" PRId64 ", but there are %d steps, numbered from 0", by_step->steps[by_step->n - 1], steps);
+    if (!(r->vace_scale = calloc((size_t)steps, sizeof *r->vace_scale)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d steps", steps);
+    for (int k = 0; k < steps; k++) {
+        r->vace_scale[k] = guidance_schedule_at(by_step, GUIDANCE_LINEAR, k, c->vace.scale);
+        top = fabs(r->vace_scale[k]) > top ? fabs(r->vace_scale[k]) : top;
+    }
+    if (top > 2)
+        log_msg(LOG_WARN, "a VACE scale of %g is beyond the usual 0 to 2", top);
+    double blocks_top = c->vace.scale_by_block.n ? 0 : 1;
+    for (int k = 0; k < c->vace.scale_by_block.n; k++)
+        blocks_top = c->vace.scale_by_block.items[k] > blocks_top ? c->vace.scale_by_block.items[k] : blocks_top;
+    if (top == 0 || blocks_top == 0)      /* exactly the video without: nothing is read but the digests */
+        return 0;
+    r->conditioned = true;
+    r->params.vace_references = c->vace.references.n;
+    r->params.vace_scale = r->vace_scale;
+    r->params.n_vace_scale = steps;
+    r->params.vace_block_scale = c->vace.scale_by_block.n ? c->vace.scale_by_block.items : NULL;
+    return 0;
+}
+
+int runner_prepare(runner *r, err *e)
+{
+    if (!r->conditioned || r->inputs_read)
+        return 0;
+    int rc = vace_inputs_load(&r->inputs, r->cfg, e);
+    r->inputs_read = !rc;
+    return rc;
+}
+
+/* Encoded once for all runs. */
+static int need_condition(runner *r, err *e)
+{
+    if (!r->conditioned || r->condition)
+        return 0;
+    int rc = runner_prepare(r, e);
+    const vace_inputs in = { r->params.width, r->params.height, r->params.frames, r->inputs.n_references, (const float *const *)r->inputs.references,
+                             r->inputs.control, r->inputs.mask };
+    if (!rc)
+        rc = engine_vace_encode(r->g, &in, &r->condition, e);
+    if (!rc)
+        vace_inputs_release(&r->inputs);
+    return rc;
+}
+
 static int fill_params(runner *r, err *e)
 {
     const config *c = r->cfg;
@@ -201,6 +275,7 @@ static int fill_params(runner *r, err *e)
     }
     TRY(fill_skip(r, steps, e));
     int64_t shape[4];
+    TRY(fill_vace(r, e));
     TRY(engine_latent_shape(r->g, &r->params, shape, e));
     int64_t ignored;
     TRY(capture_bytes(c, steps, shape, r->info.dit->num_layers, r->info.dit->num_heads, 1, &ignored, e));   /* choices exist? */
@@ -210,9 +285,20 @@ out:
     return rc;
 }
 
+static int list_loras(const config *cfg, engine_lora **out, err *e)
+{
+    const lora_list *l = &cfg->model.lora;
+    if (!(*out = calloc((size_t)l->n + 1, sizeof **out)))
+        return ERR(e, ERR_MEMORY, "out of memory for %d adapters", l->n);
+    for (int i = 0; i < l->n; i++)
+        (*out)[i] = (engine_lora){ .path = l->items[i].path, .multiplier = l->items[i].multiplier, .expert = (lora_expert)l->items[i].expert };
+    return 0;
+}
+
 int runner_open(runner **out, config *cfg, err *e)
 {
     int rc = 0;
+    engine_lora *loras = NULL;
     *out = NULL;
     runner *r = calloc(1, sizeof *r);
     if (!r)
@@ -222,6 +308,10 @@ int runner_open(runner **out, config *cfg, err *e)
     if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
         log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
     engine_options o = ENGINE_OPTIONS_INIT;
+    TRY(list_loras(cfg, &loras, e));
+    o.loras = loras;
+    o.n_loras = cfg->model.lora.n;
+    o.vace = cfg->model.vace;
     o.model = cfg->model.path;
     o.dit = cfg->model.dit;
     o.dit_low = cfg->model.dit_low;
@@ -246,8 +336,10 @@ int runner_open(runner **out, config *cfg, err *e)
     TRY(prompts_new(&r->texts, r->g, cfg, e));
     TRY(fill_params(r, e));
     *out = r;
+    free(loras);
     return 0;
 out:
+    free(loras);
     runner_close(r);
     return rc;
 }
@@ -257,7 +349,11 @@ void runner_close(runner *r)
     if (!r)
         return;
     prompts_free(r->texts);
+    vace_condition_free(r->condition);
+    vace_inputs_release(&r->inputs);
     engine_close(r->g);
+    str_release(&r->conditions);
+    free(r->vace_scale);
     free(r->guidance);
     free(r->cuts);
     free(r->skip_layers);
@@ -266,8 +362,15 @@ void runner_close(runner *r)
 
 int runner_digests(runner *r, err *e)
 {
-    int rc = r->digests ? 0 : engine_get_info(r->g, true, &r->info, e);
-    r->digests |= !rc;
+    if (r->digests)
+        return 0;
+    int rc = engine_get_info(r->g, true, &r->info, e);
+    if (!rc && vace_inputs_given(r->cfg)) {
+        str_clear(&r->conditions);
+        rc = vace_inputs_digests(r->cfg, &r->conditions, e);
+        r->info.conditions = rc ? NULL : str_text(&r->conditions);
+    }
+    r->digests = !rc;
     return rc;
 }
 
@@ -338,6 +441,49 @@ static int watch(const hook_point *p, const hook_data *d, void *user, err *e)
 }
 
 /* ---- what goes into the files ---- */
+
+static void vace_json(const runner *r, json_writer *w)
+{
+    const config *c = r->cfg;
+    bool same = true;
+    jw_key(w, "vace");
+    jw_object(w);
+    if (c->vace.references.n) {
+        jw_key(w, "references");
+        jw_array(w);
+        for (int i = 0; i < c->vace.references.n; i++)
+            jw_string(w, c->vace.references.items[i]);
+        jw_end_array(w);
+    }
+    if (c->vace.control[0]) {
+        jw_kstring(w, "control", c->vace.control);
+        jw_kstring(w, "control_type", config_enum_name("vace.control_type", c->vace.control_type));
+        if (c->vace.control_type != CONTROL_VIDEO) {
+            jw_kstring(w, "depth_normalise", config_enum_name("vace.depth_normalise", c->vace.depth_normalise));
+            jw_kbool(w, "depth_invert", c->vace.depth_invert);
+            jw_kint(w, "depth_smooth", c->vace.depth_smooth);
+        }
+    }
+    if (c->vace.mask[0])
+        jw_kstring(w, "mask", c->vace.mask);
+    for (int k = 1; k < r->params.steps; k++)
+        same &= r->vace_scale[k] == r->vace_scale[0];
+    jw_key(w, "scale");
+    if (!same)
+        jw_array(w);
+    for (int k = 0; k < (same ? 1 : r->params.steps); k++)
+        jw_double(w, r->vace_scale[k]);
+    if (!same)
+        jw_end_array(w);
+    if (c->vace.scale_by_block.n) {
+        jw_key(w, "scale_by_block");
+        jw_array(w);
+        for (int k = 0; k < c->vace.scale_by_block.n; k++)
+            jw_double(w, c->vace.scale_by_block.items[k]);
+        jw_end_array(w);
+    }
+    jw_end_object(w);
+}
 
 int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out, err *e)
 {
@@ -428,6 +574,8 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
             jw_double(&w, r->guidance[k]);
         jw_end_array(&w);
     }
+    if (r->conditioned)
+        vace_json(r, &w);
     jw_end_object(&w);
     return out->failed ? ERR(e, ERR_MEMORY, "out of memory for the parameters of a run") : 0;
 }
@@ -599,6 +747,9 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     TRY(interrupt_check(e));
     if (r->uses_negative)
         TRY(prompts_negative(r->texts, &p.uncond, e));
+    TRY(need_condition(r, e));
+    TRY(interrupt_check(e));
+    p.vace = r->condition;
     p.cond = texts.cond;
     p.n_cond = texts.n;
     p.seed = (uint64_t)seed;

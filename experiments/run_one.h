@@ -39,6 +39,9 @@ const engine_info *runner_info(const runner *r);
 prompts *runner_prompts(runner *r);
 int runner_digests(runner *r, err *e);
 
+/* Reads and checks the files that condition the runs (section vace), which the first run otherwise does. */
+int runner_prepare(runner *r, err *e);
+
 /* The parameters of runs but for prompts and noise seed; valid until runner_close(). */
 const run_params *runner_params(const runner *r);
 

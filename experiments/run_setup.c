@@ -26,6 +26,7 @@ const char RUN_OPTIONS_HELP[] =
     "  --store-attention             store attention maps of the marked words in trace.h5\n"
     "  --device DEVICE               auto, cpu, cuda, cuda:N\n"
     "  --model PATH                  checkpoint folder or file (model.path)\n"
+    "  --lora FILE[:MULTIPLIER][@EXPERT]  an adapter to merge (model.lora)\n"
     "  --steps N  --guidance-scale G  --shift S  --solver NAME  --negative-prompt TEXT\n"
     "  --width W  --height H  --frames F  --fps R  --max-variations N  --threads N\n"
     "                                the settings of these names\n"
@@ -47,6 +48,7 @@ static const flag_spec FLAGS[] = {
     { "store-attention", 0, "capture.attention.enabled", "true", NULL },
     { "device", 1, "model.device", NULL, NULL },
     { "model", 1, "model.path", NULL, NULL },
+    { "lora", 1, "model.lora", NULL, NULL },
     { "steps", 1, "sampling.steps", NULL, NULL },
     { "guidance-scale", 1, "sampling.guidance_scale", NULL, NULL },
     { "cfg-scale", 1, "sampling.guidance_scale", NULL, NULL },

@@ -52,6 +52,7 @@ typedef struct dit_input {
     /* VACE: needs dit_add_vace() */
     const tensor *vace_context;    /* f32 [vace_in_dim, F, H, W], or NULL */
     double vace_scale;             /* 0 gives exactly the unconditioned result */
+    const double *vace_block_scale;/* one factor a hint on top of that, or NULL for 1 */
     bool vace_pad_keys;            /* Scope pads the hint blocks' keys with zeros to a multiple of 128, which take part in the softmax */
     bool sinusoid_f32;             /* Scope computes the timestep's sinusoid in f32 */
 } dit_input;

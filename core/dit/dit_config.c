@@ -227,6 +227,19 @@ static int read_vace(dit_config *out, const ckpt *c, const json *config, err *e)
     return read_vace_layers(out, c, config, e);
 }
 
+int dit_config_add_vace(dit_config *base, const ckpt *vace, const json *config, err *e)
+{
+    dit_config with = *base;
+    with.vace_in_dim = with.n_vace_layers = 0;
+    int rc = read_vace(&with, vace, config, e);
+    if (!rc && !with.n_vace_layers)
+        rc = ERR(e, ERR_SHAPE, "%s: no VACE weights found: expected tensors named vace_patch_embedding.* and vace_blocks.*%s", ckpt_path(vace),
+                 ckpt_find(vace, "patch_embedding.weight") ? "; this is a plain base model, which belongs into model.path" : "");
+    if (!rc)
+        *base = with;
+    return rc;
+}
+
 static const char *detect_type(const dit_config *d, const ckpt *c)
 {
     if (d->vace_in_dim)

@@ -26,6 +26,9 @@ typedef struct dit_config {
 /* `config` is the parsed config.json or NULL. Shapes win where the file is silent; a disagreement is an error naming both.
  * num_heads: config.json, else dim/128 when that is whole. text_len: config.json, else 512. */
 int dit_config_detect(dit_config *out, const ckpt *c, const json *config, err *e);
+/* Fills the VACE part of a base's configuration from a file with VACE tensors (the release as a whole, or those alone).
+ * ERR_SHAPE for a file without, or one made for another base. */
+int dit_config_add_vace(dit_config *base, const ckpt *vace, const json *config, err *e);
 void dit_config_describe(const dit_config *c, str *out);  /* one line: "Wan t2v: 30 layers, dim 1536, 12 heads, ..." */
 
 typedef struct umt5_config {

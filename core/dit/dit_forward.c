@@ -212,9 +212,12 @@ static int add_hint(pass *p, int i, tensor *c, err *e)
     int rc = 0;
     const dit_vace *v = &p->d->vace;
     site s = { .b = &v->blocks[i], .x = c, .layer = -1, .hint = true };
+    double scale = p->in->vace_scale * (p->in->vace_block_scale ? p->in->vace_block_scale[i] : 1);
     TRY(block(p, &s, e));
+    if (scale == 0)      /* its stream goes on to later hints, its own addition is left out: exactly 0 */
+        goto out;
     TRY(op_linear(&p->y, c, &v->after_proj[i].w, &v->after_proj[i].b, ACT_NONE, e));
-    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)p->in->vace_scale, &p->y, e));
+    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)scale, &p->y, e));
 out:
     return rc;
 }
@@ -261,9 +264,13 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
                    "use fewer frames or a smaller size", F + in->frame_offset, H / 2, W / 2, ROPE_POSITIONS);
     if (in->n_timesteps != 1 && in->n_timesteps != F)
         return ERR(e, ERR_INTERNAL, "%d timesteps for %" PRId64 " frames", in->n_timesteps, F);
-    bool hints = in->vace_context && in->vace_scale != 0;
-    if (hints)
+    int n_hints = 0;      /* up to the last one that is added */
+    if (in->vace_context && in->vace_scale != 0) {
         TRY(check_vace(d, in, e));
+        for (int i = 0; i < d->vace.n_blocks; i++)
+            if (!in->vace_block_scale || in->vace_block_scale[i] != 0)
+                n_hints = i + 1;
+    }
     TRY(dit_work_reserve(w, d, L, in->n_timesteps, e));
 
     pass p = { .d = d, .in = in, .h = h, .w = w, .at = { .layer = -1, .module = "" } };
@@ -293,13 +300,13 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     if (in->cache)
         TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
     tensor c = { 0 };
-    if (hints)
+    if (n_hints)
         TRY(begin_hints(&p, &c, e));
     for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
         site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
         if (!in->skip_block || !in->skip_block[i])
             TRY(block(&p, &s, e));
-        if (hints && hint < d->vace.n_blocks && d->vace.layers[hint] == i)
+        if (hint < n_hints && d->vace.layers[hint] == i)
             TRY(add_hint(&p, hint++, &c, e));
     }
     if (in->cache)

@@ -3,34 +3,39 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/io/scaled.h"
+
 /* Matrices stay in the type of the file (policy permitting); vectors and modulation tables are f32. */
 
 typedef struct {
     backend *be;
     ckpt_want *want;
     const precision *prec;
-    const lora *loras;
-    int n_loras, merged;
+    const ckpt *c;
+    lora_merge *adapters;      /* NULL: none */
+    scaled_tally tally;
     err *e;
     int rc;
 } loader;
 
-/* the weight with all adapters added, in f32 */
-static int merged_weight(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int64_t cols)
+/* Any tensor: as it lies in the file, multiplied out where it is scaled, with all adapters added where there are some. */
+static int fetch(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int64_t cols, dtype type)
 {
-    int rc = 0, hits = 0;
-    float *w = malloc((size_t)(rows * cols) * sizeof *w);
-    if (!w)
+    int rc = 0, parts = 0;
+    float *w = NULL;
+    if (l->adapters && (rc = lora_merge_tensor(l->adapters, t->name, NULL, rows, cols, &parts, l->e)))
+        return rc;
+    if (!parts)
+        return scaled_weight(out, l->be, l->c, t, type, l->want, &l->tally, l->e);
+    if (!(w = malloc((size_t)(rows * cols) * sizeof *w)))
         return ERR(l->e, ERR_MEMORY, "no memory to merge adapters into '%s'", t->name);
-    dtype_to_f32(w, t->data, t->dtype, rows * cols);
-    for (int i = 0; i < l->n_loras && rc >= 0; i++)
-        if ((rc = lora_apply(&l->loras[i], t->name, w, rows, cols, l->e)) > 0)
-            hits++;
-    if (rc >= 0)
-        rc = hits ? TENSOR_NEW(out, l->be, DT_F32, l->e, rows, cols) : op_weight(l->be, out, t, l->prec->weight, l->e);
-    if (!rc && hits)
-        rc = op_upload(out, w, l->e);
-    l->merged += hits;
+    rc = scaled_read(w, l->c, t, l->want, &l->tally, l->e);
+    if (!rc)
+        rc = lora_merge_tensor(l->adapters, t->name, w, rows, cols, &parts, l->e);
+    if (!rc)      /* a sum of a bf16 weight and its adapters is no bf16 number: exact keeps it in f32 (as the goldens of LongLive) */
+        rc = tensor_new(out, l->be, type == DT_COUNT ? DT_F32 : type, t->ndim, t->shape, l->e);
+    if (!rc)
+        rc = op_upload_f32(out, w, l->e);
     free(w);
     return rc;
 }
@@ -40,14 +45,14 @@ static void matrix(loader *l, tensor *out, int64_t rows, int64_t cols, const cha
 {
     const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", name);
     if (t && !l->rc)
-        l->rc = l->n_loras ? merged_weight(l, out, t, rows, cols) : op_weight(l->be, out, t, l->prec->weight, l->e);
+        l->rc = fetch(l, out, t, rows, cols, l->prec->weight);
 }
 
 static void vector(loader *l, tensor *out, int64_t n, const char *name)
 {
     const ckpt_tensor *t = ckpt_want_tensor(l->want, 1, (int64_t[]){ n }, "%s", name);
     if (t && !l->rc)
-        l->rc = op_weight(l->be, out, t, DT_F32, l->e);
+        l->rc = fetch(l, out, t, n, 1, DT_F32);
 }
 
 static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
@@ -63,7 +68,7 @@ static void modulation(loader *l, tensor *out, int64_t rows, int64_t dim, const 
 {
     const ckpt_tensor *t = ckpt_want_tensor(l->want, 3, (int64_t[]){ 1, rows, dim }, "%s", name);
     tensor whole;
-    if (t && !l->rc && !(l->rc = op_weight(l->be, &whole, t, DT_F32, l->e))) {
+    if (t && !l->rc && !(l->rc = fetch(l, &whole, t, rows, dim, DT_F32))) {
         *out = whole;
         out->ndim = 2;
         out->shape[0] = rows;
@@ -108,7 +113,7 @@ static void patch_embedding(loader *l, dit_linear *out, int dim, int in, const c
     char full[64];
     snprintf(full, sizeof full, "%s.weight", name);
     const ckpt_tensor *t = ckpt_want_tensor(l->want, 5, (int64_t[]){ dim, in, 1, 2, 2 }, "%s", full);
-    if (t && !l->rc && !(l->rc = op_weight(l->be, &out->w, t, l->prec->weight, l->e))) {
+    if (t && !l->rc && !(l->rc = fetch(l, &out->w, t, dim, (int64_t)in * 4, l->prec->weight))) {
         tensor *w = &out->w;
         w->ndim = 2;
         w->shape[1] = (int64_t)in * 4;
@@ -121,13 +126,17 @@ static void patch_embedding(loader *l, dit_linear *out, int dim, int in, const c
 int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
                      err *e)
 {
-    loader l = { .be = be, .prec = prec, .loras = loras, .n_loras = n_loras, .e = e };
+    loader l = { .be = be, .prec = prec, .c = c, .e = e };
     *out = (dit_weights){ .n_blocks = cfg->num_layers };
     if (!(out->blocks = calloc((size_t)cfg->num_layers, sizeof *out->blocks)))
         return ERR(e, ERR_MEMORY, "no memory for %d blocks", cfg->num_layers);
-    int rc = ckpt_want_begin(&l.want, c, "DiT", e);
-    if (rc)
+    int rc = n_loras ? lora_merge_begin(&l.adapters, loras, n_loras, e) : 0;
+    if (!rc)
+        rc = ckpt_want_begin(&l.want, c, "DiT", e);
+    if (rc) {
+        lora_merge_free(l.adapters);
         return rc;
+    }
     patch_embedding(&l, &out->patch_embedding, cfg->dim, cfg->in_dim, "patch_embedding");
     linear(&l, &out->text_embedding_0, cfg->dim, cfg->text_dim, "", "text_embedding.0");
     linear(&l, &out->text_embedding_2, cfg->dim, cfg->dim, "", "text_embedding.2");
@@ -148,16 +157,20 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
         ckpt_want_ignore(l.want, "vace_patch_embedding.");
     }
     rc = ckpt_want_finish(l.want, true, l.rc ? NULL : e);
-    if (!rc && !l.rc && n_loras && !l.merged)
-        return ERR(e, ERR_SHAPE, "%s: no matrix of this model has an adapter in the file; is it for another model, or of an unknown naming?",
-                   ckpt_path(loras[0].file));
-    return l.rc ? l.rc : rc;
+    if (l.rc)
+        rc = l.rc;
+    if (!rc && n_loras)
+        rc = lora_merge_finish(l.adapters, false, e);
+    if (!rc)
+        scaled_warn(&l.tally);
+    lora_merge_free(l.adapters);
+    return rc;
 }
 
 int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
                   const int *layers, err *e)
 {
-    loader l = { .be = be, .prec = prec, .e = e };
+    loader l = { .be = be, .prec = prec, .c = c, .e = e };
     char p[64];
     *out = (dit_vace){ .n_blocks = n_layers };
     out->blocks = calloc((size_t)n_layers, sizeof *out->blocks);
@@ -176,6 +189,8 @@ int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *c
         linear(&l, &out->after_proj[i], cfg->dim, cfg->dim, p, "after_proj");
     }
     rc = ckpt_want_finish(l.want, false, l.rc ? NULL : e);      /* the base model may be in the same file */
+    if (!rc && !l.rc)
+        scaled_warn(&l.tally);
     return l.rc ? l.rc : rc;
 }
 

@@ -14,6 +14,7 @@
 #include "core/base/dtype.h"
 #include "core/base/err.h"
 #include "core/base/json.h"
+#include "core/base/str.h"
 
 #define CKPT_MAX_DIMS 8
 
@@ -46,6 +47,8 @@ typedef enum { CKPT_DIT, CKPT_T5, CKPT_VAE } ckpt_kind;
 /* Strips known prefixes and turns diffusers / HF / ComfyUI names into the original Wan names (wan-engine.md 2.3-2.6,
  * appendix A). Names it does not know stay as they are. */
 int ckpt_normalise(ckpt *c, ckpt_kind kind, err *e);
+/* The diffusers name of a DiT tensor by its Wan name; false when the two are the same. */
+bool ckpt_diffusers_name(str *out, const char *wan_name);
 
 /* Fetch with expectation. All problems are collected and reported together by ckpt_want_finish(): missing, misshapen,
  * wrong type, and (if `strict`) tensors nobody asked for, grouped by prefix with counts. */

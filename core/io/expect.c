@@ -4,9 +4,19 @@
 
 #define SHAPE(...) (const int64_t[]){ __VA_ARGS__ }
 
+/* [out, in], perhaps 8-bit with a scale beside it */
+static void matrix(ckpt_want *w, int64_t out, int64_t in, const char *prefix, const char *name)
+{
+    char scale[128];
+    const ckpt_tensor *t = ckpt_want_tensor(w, 2, SHAPE(out, in), "%s%s.weight", prefix, name);
+    snprintf(scale, sizeof scale, "%s%s.scale_weight", prefix, name);
+    if (t && (t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2))
+        ckpt_want_optional(w, scale);
+}
+
 static void linear(ckpt_want *w, const char *prefix, const char *name, int64_t out, int64_t in)
 {
-    ckpt_want_tensor(w, 2, SHAPE(out, in), "%s%s.weight", prefix, name);
+    matrix(w, out, in, prefix, name);
     ckpt_want_tensor(w, 1, SHAPE(out), "%s%s.bias", prefix, name);
 }
 
@@ -69,18 +79,20 @@ void expect_dit(ckpt_want *w, const dit_config *cfg)
 void expect_umt5(ckpt_want *w, const umt5_config *cfg)
 {
     int64_t dim = cfg->dim, attn = cfg->dim_attn, ffn = cfg->dim_ffn;
-    ckpt_want_tensor(w, 2, SHAPE(cfg->vocab_size, dim), "token_embedding.weight");
+    matrix(w, cfg->vocab_size, dim, "", "token_embedding");
     for (int i = 0; i < cfg->num_layers; i++) {
+        char prefix[32];
+        snprintf(prefix, sizeof prefix, "blocks.%d.", i);
         ckpt_want_tensor(w, 1, SHAPE(dim), "blocks.%d.norm1.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(attn, dim), "blocks.%d.attn.q.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(attn, dim), "blocks.%d.attn.k.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(attn, dim), "blocks.%d.attn.v.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(dim, attn), "blocks.%d.attn.o.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(cfg->num_buckets, cfg->num_heads), "blocks.%d.pos_embedding.embedding.weight", i);
+        matrix(w, attn, dim, prefix, "attn.q");
+        matrix(w, attn, dim, prefix, "attn.k");
+        matrix(w, attn, dim, prefix, "attn.v");
+        matrix(w, dim, attn, prefix, "attn.o");
+        matrix(w, cfg->num_buckets, cfg->num_heads, prefix, "pos_embedding.embedding");
         ckpt_want_tensor(w, 1, SHAPE(dim), "blocks.%d.norm2.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(ffn, dim), "blocks.%d.ffn.gate.0.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(ffn, dim), "blocks.%d.ffn.fc1.weight", i);
-        ckpt_want_tensor(w, 2, SHAPE(dim, ffn), "blocks.%d.ffn.fc2.weight", i);
+        matrix(w, ffn, dim, prefix, "ffn.gate.0");
+        matrix(w, ffn, dim, prefix, "ffn.fc1");
+        matrix(w, dim, ffn, prefix, "ffn.fc2");
     }
     ckpt_want_tensor(w, 1, SHAPE(dim), "norm.weight");
 }

@@ -143,6 +143,23 @@ static bool rename_dit(str *out, const char *name)
     return true;
 }
 
+/* the same tables, read from right to left */
+bool ckpt_diffusers_name(str *out, const char *wan)
+{
+    const rule *r;
+    const char *rest = wan, *block = str_starts_with(wan, "vace_blocks.") ? "vace_blocks." : str_starts_with(wan, "blocks.") ? "blocks." : NULL;
+    int i = 0;
+    bool inside = block && number(wan + strlen(block), &i, &rest);
+    for (r = inside ? DIT_BLOCK : DIT_TOP; r->from; r++)
+        if (str_starts_with(rest, r->to)) {
+            if (inside)
+                str_addf(out, "%s%d.", block, i);
+            str_addf(out, "%s%s", r->from, rest + strlen(r->to));
+            return true;
+        }
+    return false;
+}
+
 static bool rename_t5(str *out, const char *name)
 {
     const char *rest = name, *to, *tail;

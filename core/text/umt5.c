@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/io/scaled.h"
+
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
 typedef struct {
@@ -16,6 +18,8 @@ struct umt5 {
     backend *be;
     umt5_config cfg;
     const precision *prec;
+    const ckpt *file;
+    scaled_tally tally;
     tensor embedding, norm;
     umt5_block *blocks;
 };
@@ -37,7 +41,7 @@ static int load(umt5 *t, ckpt_want *want, tensor *out, int rows, int cols, dtype
 {
     const ckpt_tensor *c = cols ? ckpt_want_tensor(want, 2, (int64_t[]){ rows, cols }, "%s", name)
                                 : ckpt_want_tensor(want, 1, (int64_t[]){ rows }, "%s", name);
-    return c ? op_weight(t->be, out, c, type, e) : 0;     /* missing ones are reported by ckpt_want_finish */
+    return c ? scaled_weight(out, t->be, t->file, c, type, want, &t->tally, e) : 0;     /* missing ones are reported by ckpt_want_finish */
 }
 
 static int load_block(umt5 *t, ckpt_want *want, int i, err *e)
@@ -65,7 +69,7 @@ static int load_block(umt5 *t, ckpt_want *want, int i, err *e)
             rc = ERR(e, ERR_MEMORY, "no memory for a position table");
             goto out;
         }
-        dtype_to_f32(b->buckets, table->data, table->dtype, n);
+        TRY(scaled_read(b->buckets, t->file, table, want, &t->tally, e));
     }
 out:
     return rc;
@@ -80,6 +84,7 @@ int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err
     if (!t)
         return ERR(e, ERR_MEMORY, "no memory for a text encoder");
     t->be = be;
+    t->file = c;
     t->prec = prec;
     TRY(umt5_config_detect(&t->cfg, c, e));
     if (t->cfg.num_buckets != 32) {
@@ -102,6 +107,7 @@ int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err
         rc = load_block(t, want, i, e);
     int finish = ckpt_want_finish(want, true, rc ? NULL : e);
     TRY(rc ? rc : finish);
+    scaled_warn(&t->tally);
     *out = t;
     return 0;
 out:

@@ -53,3 +53,45 @@ YAML
 digests() { (cd "$1" && find runs -type f | sort | xargs sha256sum); }
 # the last whole line of every run in the manifest, without what the clock says, in a fixed order
 manifest() { awk -F'"' '/}$/ { last[$4] = $0 } END { for (r in last) print last[r] }' "$1/manifest.jsonl" | sed -e 's/"seconds":[^,]*,//' -e 's/,"time":"[^"]*"//' | sort; }
+
+# st FILE 'NAME SHAPE...' ...: a safetensors file of f32 tensors whose every number is 0.0115 (bytes 3c); with ST_TYPE=BF16 of the
+# numbers of the tiny model, one after another
+st() {
+    local file=$1 header="{" at=0 n size t d sizes
+    shift
+    for t in "$@"; do
+        sizes=$(echo "${t#* }" | tr ' ' ',')
+        n=4
+        [ "${ST_TYPE:-F32}" = F32 ] || n=2
+        for d in ${t#* }; do n=$((n * d)); done
+        [ "$header" = "{" ] || header="$header,"
+        header="$header\"${t%% *}\":{\"dtype\":\"${ST_TYPE:-F32}\",\"shape\":[$sizes],\"data_offsets\":[$at,$((at + n))]}"
+        at=$((at + n))
+    done
+    header="$header}"
+    while [ $((${#header} % 8)) -ne 0 ]; do header="$header "; done
+    size=${#header}
+    {
+        printf "\\$(printf %03o $((size & 255)))\\$(printf %03o $((size >> 8 & 255)))\\000\\000\\000\\000\\000\\000"
+        printf %s "$header"
+        if [ "${ST_TYPE:-F32}" = F32 ]; then
+            head -c "$at" /dev/zero | tr '\000' '<'
+        else
+            for n in 1 2 3 4; do tail -c 160000 "$MODEL/diffusion_pytorch_model.safetensors"; done | head -c "$at"
+        fi
+    } >"$file"
+}
+
+# vace_module FILE: VACE tensors for the tiny model, two hint blocks
+vace_module() {
+    local p a tensors=("vace_patch_embedding.weight 48 96 1 2 2" "vace_patch_embedding.bias 48" "vace_blocks.0.before_proj.weight 48 48" "vace_blocks.0.before_proj.bias 48")
+    for p in vace_blocks.0 vace_blocks.1; do
+        tensors+=("$p.after_proj.weight 48 48" "$p.after_proj.bias 48" "$p.modulation 1 6 48" "$p.norm3.weight 48" "$p.norm3.bias 48"
+            "$p.ffn.0.weight 80 48" "$p.ffn.0.bias 80" "$p.ffn.2.weight 48 80" "$p.ffn.2.bias 48")
+        for a in self_attn cross_attn; do
+            for x in q k v o; do tensors+=("$p.$a.$x.weight 48 48" "$p.$a.$x.bias 48"); done
+            tensors+=("$p.$a.norm_q.weight 48" "$p.$a.norm_k.weight 48")
+        done
+    done
+    ST_TYPE=BF16 st "$1" "${tensors[@]}"
+}

@@ -14,6 +14,12 @@ for kind in full sparse; do
 done
 cp -r "$MODEL/google" "$MODEL"/*.pth scenes/
 
+# what the VACE configs ask for: weights for the tiny model, an image, depth maps
+vace_module vace.safetensors
+st depth.safetensors "depth 5 32 32"
+"$W" generate --ckpt-dir "$MODEL" --prompt ca --device cpu --video-size 32 32 --video-length 1 --infer-steps 1 --seed 1 --output-type images --save-path img >/dev/null 2>&1
+vace="--set model.vace=vace.safetensors --set vace.scale_by_step={}"
+
 for c in "$REPO"/configs/*.yaml; do
     name=$(basename "$c" .yaml)
     model=$MODEL frames=5 more=
@@ -21,6 +27,8 @@ for c in "$REPO"/configs/*.yaml; do
     wan22_*) model=$TMP/pair ;;
     holocine_full) model=$TMP/scenes frames=21 ;;
     holocine_sparse) model=$TMP/scenes/HoloCine_dit/sparse/sparse_high_noise.safetensors frames=21 more="--set shots.cut_frames=[5,9,13,17]" ;;
+    vace_r2v) more="$vace --set vace.references=$(echo img/*/frame/frame_000.png)" ;;
+    vace_depth) more="$vace --set vace.control=depth.safetensors" ;;
     esac
     check "config-$name" "the shipped config fails:" "$W" run --config "$c" --output-dir out --batch-name "$name" --device cpu --quiet --videos-per-variation 1 \
         --set model.path="$model" --set video.width=32 --set video.height=32 --set video.frames=$frames $more --set sampling.steps=2 --set batch.limit=1 \

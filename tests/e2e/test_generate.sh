@@ -76,7 +76,7 @@ else
     skip from-video "no ffmpeg"
 fi
 check generate-no-parts "half-written files are left:" sh -c '! find . -name "*.part" | grep .'
-says generate-image 2 "from text only" $G --save-path x.mp4 --image-path p.png
+says generate-image 2 "condition a VACE model" $G --save-path x.mp4 --image-path p.png
 says generate-no-prompt 2 "no prompt" "$W" generate --ckpt-dir "$MODEL" --save-path x.mp4
 says generate-no-model 2 "no model" "$W" generate --prompt ca --save-path x.mp4
 says generate-no-place 2 "no place for the video" "$W" generate --prompt ca --ckpt-dir "$MODEL"

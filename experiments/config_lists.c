@@ -1,0 +1,162 @@
+/* Settings that are lists of more than words: adapters and numbers. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/fs.h"
+#include "experiments/config_internal.h"
+
+static const char *const EXPERTS[] = { "both", "high", "low", NULL };      /* lora_expert */
+
+/* ---- adapters ---- */
+
+void lora_list_release(lora_list *l)
+{
+    for (int i = 0; i < l->n; i++)
+        free(l->items[i].path);
+    free(l->items);
+    *l = (lora_list){ 0 };
+}
+
+static int add(lora_list *l, const char *path, size_t n, double multiplier, int expert)
+{
+    lora_setting *more = realloc(l->items, ((size_t)l->n + 1) * sizeof *more);
+    if (!more)
+        return ERR_MEMORY;
+    l->items = more;
+    l->items[l->n] = (lora_setting){ str_dupn(path, n), multiplier, expert };
+    return l->items[l->n].path ? (l->n++, 0) : ERR_MEMORY;
+}
+
+static int expert_of(const char *text)
+{
+    for (int i = 0; EXPERTS[i]; i++)
+        if (strcmp(text, EXPERTS[i]) == 0)
+            return i;
+    return -1;
+}
+
+/* "PATH", "PATH:0.8", "PATH:0.8@high"; what is no number and no expert belongs to the path */
+static int add_text(lora_list *l, const setting *s, const char *text, err *e)
+{
+    size_t n = strlen(text);
+    double multiplier = 1;
+    int expert = 0;
+    const char *at = strrchr(text, '@');
+    if (at && expert_of(at + 1) >= 0) {
+        expert = expert_of(at + 1);
+        n = (size_t)(at - text);
+    }
+    char *head = str_dupn(text, n), *colon = head ? strrchr(head, ':') : NULL, *end;
+    if (colon && colon[1]) {
+        double v = strtod(colon + 1, &end);
+        if (!*end && isfinite(v)) {
+            multiplier = v;
+            n = (size_t)(colon - head);
+        }
+    }
+    free(head);
+    if (!head)
+        return ERR_MEMORY;
+    if (!n)
+        return ERR(e, ERR_CONFIG, "%s holds '%.80s', expected the path of an adapter, as in lora.safetensors:0.8@high", s->key, text);
+    return add(l, text, n, multiplier, expert);
+}
+
+static int add_map(lora_list *l, const setting *s, const yml_node *m, int at, err *e)
+{
+    static const char *const KEYS[] = { "path", "multiplier", "expert" };
+    const yml_node *path = yml_get(m, "path"), *multiplier = yml_get(m, "multiplier"), *expert = yml_get(m, "expert");
+    double v = 1;
+    int x = 0;
+    for (int k = 0; k < m->n; k++) {
+        const char *key = m->keys[k]->text, *near = str_nearest(key, KEYS, 3);
+        if (strcmp(key, "path") && strcmp(key, "multiplier") && strcmp(key, "expert"))
+            return ERR(e, ERR_CONFIG, "entry %d of %s has an unknown key '%.60s' (line %d)%s%s%s; path, multiplier and expert are known", at, s->key, key,
+                       m->keys[k]->line, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    }
+    if (!path || path->kind != YML_SCALAR || !path->text[0])
+        return ERR(e, ERR_CONFIG, "entry %d of %s (line %d) has no path, expected {path: FILE, multiplier: 1, expert: both}", at, s->key, m->line);
+    if (multiplier && !yml_double(multiplier, &v))
+        return ERR(e, ERR_CONFIG, "entry %d of %s: multiplier is '%.60s', expected a number", at, s->key,
+                   multiplier->kind == YML_SCALAR ? multiplier->text : yml_kind_name(multiplier));
+    if (expert && (expert->kind != YML_SCALAR || (x = expert_of(expert->text)) < 0))
+        return ERR(e, ERR_CONFIG, "entry %d of %s: expert is '%.60s', expected both, high or low", at, s->key,
+                   expert->kind == YML_SCALAR ? expert->text : yml_kind_name(expert));
+    return add(l, path->text, strlen(path->text), v == 0 ? 0 : v, x);
+}
+
+int setting_put_loras(lora_list *field, const setting *s, const yml_node *v, err *e)
+{
+    lora_list l = { 0 };
+    int rc = 0;
+    if (v->kind == YML_SCALAR && v->text[0])
+        rc = add_text(&l, s, v->text, e);
+    else if (v->kind == YML_MAP)
+        rc = v->n ? add_map(&l, s, v, 0, e) : 0;
+    for (int i = 0; v->kind == YML_LIST && i < v->n && !rc; i++) {
+        const yml_node *x = v->items[i];
+        if (x->kind == YML_SCALAR)
+            rc = add_text(&l, s, x->text, e);
+        else if (x->kind == YML_MAP)
+            rc = add_map(&l, s, x, i, e);
+        else
+            rc = ERR(e, ERR_CONFIG, "entry %d of %s is %s, expected a path or {path: FILE, multiplier: 1, expert: both}", i, s->key, yml_kind_name(x));
+    }
+    if (rc) {
+        lora_list_release(&l);
+        return rc == ERR_MEMORY ? ERR(e, rc, "out of memory for %s", s->key) : rc;
+    }
+    lora_list_release(field);
+    *field = l;
+    return 0;
+}
+
+void setting_print_loras(const lora_list *l, str *out)
+{
+    str_addc(out, '[');
+    for (int i = 0; i < l->n; i++) {
+        str_addf(out, "%s{path: ", i ? ", " : "");
+        yml_quote(out, l->items[i].path);
+        str_add(out, ", multiplier: ");
+        print_double(out, l->items[i].multiplier);
+        str_addf(out, ", expert: %s}", EXPERTS[l->items[i].expert]);
+    }
+    str_addc(out, ']');
+}
+
+const char *lora_expert_name(int expert)
+{
+    return EXPERTS[expert];
+}
+
+/* ---- numbers ---- */
+
+int setting_put_numbers(number_list *field, const setting *s, const yml_node *v, err *e)
+{
+    number_list l = { 0 };
+    if (v->kind != YML_LIST)
+        return ERR(e, ERR_CONFIG, "%s is %s, expected a list of numbers like [1, 0.5]", s->key, yml_kind_name(v));
+    if (v->n && !(l.items = calloc((size_t)v->n, sizeof *l.items)))
+        return ERR(e, ERR_MEMORY, "out of memory for %s", s->key);
+    for (; l.n < v->n; l.n++)
+        if (!yml_double(v->items[l.n], &l.items[l.n]) || l.items[l.n] < s->min || l.items[l.n] > s->max) {
+            free(l.items);
+            return ERR(e, ERR_CONFIG, "entry %d of %s is '%.60s', expected a number from %.15g to %.15g", l.n, s->key,
+                       v->items[l.n]->kind == YML_SCALAR ? v->items[l.n]->text : yml_kind_name(v->items[l.n]), s->min, s->max);
+        }
+    free(field->items);
+    *field = l;
+    return 0;
+}
+
+void setting_print_numbers(const number_list *l, str *out)
+{
+    str_addc(out, '[');
+    for (int i = 0; i < l->n; i++) {
+        str_add(out, i ? ", " : "");
+        print_double(out, l->items[i]);
+    }
+    str_addc(out, ']');
+}

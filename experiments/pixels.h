@@ -1,0 +1,22 @@
+/* pixels: sizes and ranges of images on their way into the model. Planes are f32, rows from top to bottom. */
+#ifndef WANSCOPE_PIXELS_H
+#define WANSCOPE_PIXELS_H
+
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+/* Bilinear, half-pixel centres, no antialiasing: torch.nn.functional.interpolate(mode="bilinear", align_corners=False). */
+void pixels_resize(float *out, int out_w, int out_h, const float *in, int w, int h);
+void pixels_resize_nearest(float *out, int out_w, int out_h, const float *in, int w, int h);
+
+/* 8-bit RGB [h, w, 3] -> three planes in [-1, 1], (v / 255 - 0.5) / 0.5 */
+void pixels_from_rgb(float *planes, const uint8_t *rgb, int w, int h);
+
+/* A reference image as VACE takes it (wan_vace.py:229-242): scaled to fit, sizes truncated, centred on white. */
+int pixels_letterbox(float *planes, int out_w, int out_h, const uint8_t *rgb, int w, int h, const char *name, err *e);
+
+/* Scaled to cover, then cut out of the middle. `nearest` keeps the values there are (masks). */
+int pixels_cover(float *plane, int out_w, int out_h, const float *in, int w, int h, int nearest, err *e);
+
+#endif

@@ -1,0 +1,413 @@
+/* VACE through the engine: the reference's numbers, scale 0, parts of a release, faults. */
+#include <math.h>
+
+#include "tests/unit/weights_fixture.h"
+
+#include "core/engine.h"
+
+#define TRY_SKIP(path) do { if (!fs_exists(path)) skip(); } while (0)
+
+static char *golden(const char *name)
+{
+    static char paths[8][600];
+    static int next;
+    char *p = paths[next++ % 8];
+    snprintf(p, 600, "%s/%s", goldens(), name);
+    return p;
+}
+
+/* the VACE golden's model with the text encoder and VAE of the T2V golden */
+static int open_vace(engine **g, const char *dit, const char *vace, err *e)
+{
+    engine_options o = ENGINE_OPTIONS_INIT;
+    o.model = golden("wan-vace");
+    o.dit = dit;
+    o.vace = vace;
+    o.t5 = golden("wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+    o.vae = golden("wan-t2v/Wan2.1_VAE.pth");
+    o.device = "cpu";
+    o.threads = 2;
+    return engine_open(g, &o, e);
+}
+
+typedef struct inputs {
+    fix f;
+    float *frames, *mask, *refs[2], *text;
+} inputs;
+
+static void inputs_read(inputs *in)
+{
+    int64_t n;
+    fix_read(&in->f, golden("wan-vace/golden.safetensors"));
+    in->frames = fix_values(&in->f, "frames", &n);
+    in->mask = fix_values(&in->f, "mask", &n);
+    in->refs[0] = fix_values(&in->f, "ref0", &n);
+    in->refs[1] = fix_values(&in->f, "ref1", &n);
+    in->text = fix_values(&in->f, "text", &n);
+    assert_int_equal(n, 7 * 96);
+}
+
+static void inputs_free(inputs *in)
+{
+    free(in->frames);
+    free(in->mask);
+    free(in->refs[0]);
+    free(in->refs[1]);
+    free(in->text);
+    fix_release(&in->f);
+}
+
+static prompt *prompt_of(engine *g, const float *rows)
+{
+    const int32_t ids[48] = { 5, 9, 7, 3, 4, 8, 1 };
+    prompt *p;
+    DO(engine_encode_ids(g, ids, 48, 7, &p, e));
+    assert_int_equal(prompt_dim(p), 96);
+    memcpy(prompt_rows(p), rows, 7 * 96 * sizeof *rows);
+    return p;
+}
+
+/* puts the reference's latents before the second step, whose timestep is the reference's, and takes the velocity there */
+typedef struct probe {
+    const float *x;
+    float *velocity;
+    double timestep;
+} probe;
+
+static bool at_latents(const hook_point *p, void *user)
+{
+    (void)user;
+    return p->kind == HOOK_LATENTS && p->step == 1;
+}
+
+static int put(const hook_point *p, tensor *value, const attn_args *a, void *user, err *e)
+{
+    (void)p;
+    (void)a;
+    return op_upload(value, ((probe *)user)->x, e);
+}
+
+static bool at_velocity(const hook_point *p, void *user)
+{
+    (void)user;
+    return p->kind == HOOK_VELOCITY && p->step == 1;
+}
+
+static int take(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    probe *t = user;
+    t->timestep = p->timestep;
+    t->velocity = malloc((size_t)tensor_bytes(d->value));
+    return op_download_f32(t->velocity, d->value, e);
+}
+
+static double difference(const float *a, const float *b, int64_t n)
+{
+    double worst = 0, top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        worst = fmax(worst, isfinite(a[i]) ? fabs((double)a[i] - b[i]) : INFINITY);
+        top = fmax(top, fabs((double)b[i]));
+    }
+    return worst / top;
+}
+
+static const double ONE = 1;
+
+static run_params params(const prompt *const *p)
+{
+    run_params r = RUN_PARAMS_INIT;
+    r.width = 64;
+    r.height = 48;
+    r.frames = 9;
+    r.seed = 5;
+    r.steps = 2;
+    r.shift = 2.5958;      /* the second timestep is 721 */
+    r.cond = p;
+    r.n_cond = 1;
+    r.guidance = &ONE;
+    r.n_guidance = 1;
+    return r;
+}
+
+static float *run(engine *g, const run_params *r, const hooks *h, int64_t *n)
+{
+    tensor t = { 0 };
+    err e = { 0 };
+    if (engine_run(g, r, h, &t, &e))
+        fail_msg("%s", e.text);
+    assert_int_equal(t.shape[1], 3);      /* without the frames of references */
+    *n = tensor_count(&t);
+    float *host = malloc((size_t)*n * sizeof *host);
+    DO(op_download_f32(host, &t, e));
+    tensor_free(&t);
+    return host;
+}
+
+static void test_goldens(void **state)
+{
+    (void)state;
+    static const struct { const char *name; bool frames, mask; int refs; double scale; } CASES[] = {
+        { "depth", true, false, 0, 0.8 }, { "masked", true, true, 0, 0.8 }, { "r2v", false, false, 2, 1 }, { "masked_r2v", true, true, 1, 0.8 },
+    };
+    engine *g;
+    inputs in;
+    TRY_SKIP(golden("wan-vace/golden.safetensors"));
+    inputs_read(&in);
+    DO(open_vace(&g, NULL, NULL, e));
+    prompt *p = prompt_of(g, in.text);
+    for (int k = 0; k < 4; k++) {
+        char key[40];
+        int64_t n, m;
+        vace_condition *c;
+        vace_inputs v = { 64, 48, 9, CASES[k].refs, (const float *const *)in.refs, CASES[k].frames ? in.frames : NULL, CASES[k].mask ? in.mask : NULL };
+        DO(engine_vace_encode(g, &v, &c, e));
+        snprintf(key, sizeof key, "%s.context", CASES[k].name);
+        float *want = fix_values(&in.f, key, &n), *ours = malloc((size_t)n * sizeof *ours);
+        assert_int_equal(n, tensor_count(vace_condition_context(c)));
+        DO(op_download_f32(ours, vace_condition_context(c), e));
+        assert_true(difference(ours, want, n) < 1e-5);
+        free(want);
+        free(ours);
+
+        run_params r = params((const prompt *const *)&p);
+        probe t = { 0 };
+        hooks h = { 0 };
+        snprintf(key, sizeof key, "%s.x", CASES[k].name);
+        float *x = fix_values(&in.f, key, &n);
+        t.x = x;
+        DO(hooks_edit(&h, (hook_editor){ at_latents, put, &t }, e));
+        DO(hooks_observe(&h, (hook_observer){ at_velocity, take, &t }, e));
+        r.vace = c;
+        r.vace_references = CASES[k].refs;
+        r.vace_scale = &CASES[k].scale;
+        r.n_vace_scale = 1;
+        float *latents = run(g, &r, &h, &m);
+        assert_true(t.timestep == 721);
+        snprintf(key, sizeof key, "%s.out", CASES[k].name);
+        want = fix_values(&in.f, key, &m);
+        assert_int_equal(n, m);
+        assert_true(difference(t.velocity, want, n) < 1e-5);
+        free(want);
+        free(t.velocity);
+        free(x);
+        free(latents);
+        vace_condition_free(c);
+    }
+    prompt_free(p);
+    engine_close(g);
+    inputs_free(&in);
+}
+
+static void test_scales(void **state)
+{
+    (void)state;
+    engine *g;
+    inputs in;
+    int64_t n;
+    vace_condition *c;
+    TRY_SKIP(golden("wan-vace/golden.safetensors"));
+    inputs_read(&in);
+    DO(open_vace(&g, NULL, NULL, e));
+    prompt *p = prompt_of(g, in.text);
+    vace_inputs v = { 64, 48, 9, 1, (const float *const *)in.refs, in.frames, NULL };
+    DO(engine_vace_encode(g, &v, &c, e));
+    const double zero = 0, zeros[2] = { 0, 0 }, ones[2] = { 1, 1 }, half = 0.5, halves[2] = { 0.5, 0.5 }, first[2] = { 1, 0 };
+    run_params plain = params((const prompt *const *)&p), r = plain;
+    float *want = run(g, &plain, NULL, &n), *one, *other;
+    const size_t bytes = (size_t)n * sizeof *want;
+    r.vace = c;
+    r.vace_references = 1;
+    /* scale 0, at once, in every step, or in every block: the video without */
+    for (int k = 0; k < 3; k++) {
+        r.vace_scale = k == 1 ? zeros : k == 0 ? &zero : NULL;
+        r.n_vace_scale = k == 1 ? 2 : k == 0;
+        r.vace_block_scale = k == 2 ? zeros : NULL;
+        one = run(g, &r, NULL, &n);
+        assert_memory_equal(one, want, bytes);
+        free(one);
+    }
+    r.vace_block_scale = NULL;
+    r.n_vace_scale = 0;
+    one = run(g, &r, NULL, &n);
+    assert_memory_not_equal(one, want, bytes);
+    r.vace_block_scale = ones;
+    other = run(g, &r, NULL, &n);
+    assert_memory_equal(one, other, bytes);      /* factors of 1 are none */
+    free(other);
+    r.vace_block_scale = first;
+    other = run(g, &r, NULL, &n);
+    assert_memory_not_equal(one, other, bytes);
+    free(other);
+    free(one);
+    /* a scale is the same for all blocks and steps, or for each */
+    r.vace_block_scale = NULL;
+    r.vace_scale = &half;
+    r.n_vace_scale = 1;
+    one = run(g, &r, NULL, &n);
+    r.vace_scale = halves;
+    r.n_vace_scale = 2;
+    other = run(g, &r, NULL, &n);
+    assert_memory_equal(one, other, bytes);
+    free(other);
+    r.n_vace_scale = 0;
+    r.vace_block_scale = halves;
+    other = run(g, &r, NULL, &n);
+    assert_memory_equal(one, other, bytes);
+    free(other);
+    /* watching changes nothing, also in steps with different scales */
+    r.vace_block_scale = NULL;
+    r.vace_scale = first;
+    r.n_vace_scale = 2;
+    other = run(g, &r, NULL, &n);
+    assert_memory_not_equal(one, other, bytes);
+    free(other);
+    free(one);
+    free(want);
+    vace_condition_free(c);
+    prompt_free(p);
+    engine_close(g);
+    inputs_free(&in);
+}
+
+/* a release split into its base and its vace_* tensors, put together again */
+static void test_split(void **state)
+{
+    (void)state;
+    inputs in;
+    fix whole, base = { .n = 0 }, part = { .n = 0 };
+    TRY_SKIP(golden("wan-vace/golden.safetensors"));
+    inputs_read(&in);
+    fix_read(&whole, golden("wan-vace/diffusion_pytorch_model.safetensors"));
+    fs_mkdirs(tmp_path("base"), NULL);
+    fs_mkdirs(tmp_path("part"), NULL);
+    for (int i = 0; i < whole.n; i++) {
+        fix *to = str_starts_with(whole.t[i].name, "vace_") ? &part : &base;
+        to->t[to->n++] = whole.t[i];
+    }
+    fix_write(&base, tmp_path("base/diffusion_pytorch_model.safetensors"));
+    fix_write(&part, tmp_path("part/vace_module.safetensors"));
+    const char plain[] = "{\"model_type\":\"t2v\",\"num_heads\":2,\"text_len\":48,\"dim\":128}";
+    DO(fs_write_atomic(tmp_path("base/config.json"), plain, strlen(plain), e));
+    float *got[3];
+    int64_t n = 0;
+    for (int k = 0; k < 3; k++) {      /* whole; base and part; base and whole */
+        engine *g;
+        engine_info info;
+        vace_condition *c;
+        engine_options o = ENGINE_OPTIONS_INIT;
+        o.model = k ? tmp_path("base") : golden("wan-vace");
+        o.vace = k == 1 ? tmp_path("part/vace_module.safetensors") : k == 2 ? golden("wan-vace") : NULL;
+        o.t5 = golden("wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+        o.vae = golden("wan-t2v/Wan2.1_VAE.pth");
+        o.device = "cpu";
+        DO(engine_open(&g, &o, e));
+        DO(engine_get_info(g, true, &info, e));
+        assert_string_equal(info.family, "vace");
+        assert_int_equal(info.dit->n_vace_layers, 2);
+        assert_int_equal(info.dit->vace_layers[1], 2);
+        assert_int_equal(strlen(info.vace_digest), k ? 64 : 0);
+        prompt *p = prompt_of(g, in.text);
+        vace_inputs v = { 64, 48, 9, 2, (const float *const *)in.refs, in.frames, in.mask };
+        DO(engine_vace_encode(g, &v, &c, e));
+        run_params r = params((const prompt *const *)&p);
+        r.vace = c;
+        r.vace_references = 2;
+        got[k] = run(g, &r, NULL, &n);
+        vace_condition_free(c);
+        prompt_free(p);
+        engine_close(g);
+    }
+    assert_memory_equal(got[0], got[1], (size_t)n * sizeof(float));
+    assert_memory_equal(got[0], got[2], (size_t)n * sizeof(float));
+    for (int k = 0; k < 3; k++)
+        free(got[k]);
+
+    /* what is no VACE file, or not one for this base */
+    err e = { 0 };
+    engine *g;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    o.model = tmp_path("base");
+    o.device = "cpu";
+    o.vace = tmp_path("base");
+    assert_int_not_equal(engine_open(&g, &o, &e), 0);
+    assert_text_has(e.text, "no VACE weights found");
+    assert_text_has(e.text, "plain base model, which belongs into model.path");
+    o.vace = tmp_path("missing.safetensors");
+    assert_int_not_equal(engine_open(&g, &o, &e), 0);
+    assert_text_has(e.text, "missing.safetensors");
+    fix_tensor *t = fix_find(&part, "vace_patch_embedding.weight");
+    memset(t->data, 0, t->bytes);
+    fix_write(&part, tmp_path("part/zero.safetensors"));
+    o.vace = tmp_path("part/zero.safetensors");
+    assert_int_not_equal(engine_open(&g, &o, &e), 0);
+    assert_text_has(e.text, "nothing but zeros");
+    o.vace = tmp_path("part/vace_module.safetensors");
+    o.model = "tests/golden/wan-tiny";
+    assert_int_not_equal(engine_open(&g, &o, &e), 0);
+    assert_text_has(e.text, "vace_patch_embedding.weight does not fit the model");
+    o.dit = o.dit_low = "tests/golden/wan-tiny/diffusion_pytorch_model.safetensors";
+    assert_int_not_equal(engine_open(&g, &o, &e), 0);
+    assert_text_has(e.text, "is a pair of experts");
+    fix_release(&whole);
+    inputs_free(&in);
+}
+
+static void test_faults(void **state)
+{
+    (void)state;
+    err e = { 0 };
+    engine *g;
+    vace_condition *c;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    float *values = calloc(3 * 5 * 32 * 32, sizeof *values);
+    const float *refs[1] = { values };
+    o.model = "tests/golden/wan-tiny";
+    o.device = "cpu";
+    DO(engine_open(&g, &o, e));
+    vace_inputs v = { 32, 32, 5, 1, refs, values, NULL };
+    assert_int_equal(engine_vace_encode(g, &v, &c, &e), ERR_CONFIG);
+    assert_text_has(e.text, "has no VACE weights: set model.vace");
+    engine_close(g);
+    if (fs_exists(golden("wan-vace/golden.safetensors"))) {
+        DO(open_vace(&g, NULL, NULL, e));
+        values[2 * 32 * 32 + 7] = NAN;
+        assert_int_equal(engine_vace_encode(g, &v, &c, &e), ERR_NAN);
+        assert_text_has(e.text, "the control video holds NaN or infinity in frame 2");
+        values[2 * 32 * 32 + 7] = 0;
+        values[9] = INFINITY;
+        v.control = NULL;
+        v.mask = values;
+        assert_int_equal(engine_vace_encode(g, &v, &c, &e), ERR_NAN);
+        assert_text_has(e.text, "the mask holds NaN or infinity in frame 0");
+        v.mask = NULL;
+        assert_int_equal(engine_vace_encode(g, &v, &c, &e), ERR_NAN);
+        assert_text_has(e.text, "reference 0 holds NaN or infinity");
+        v.width = 40;
+        assert_int_equal(engine_vace_encode(g, &v, &c, &e), ERR_CONFIG);
+        assert_text_has(e.text, "multiples of 16");
+        engine_close(g);
+    }
+    free(values);
+}
+
+static int make(void **state)
+{
+    (void)state;
+    tmp_make();
+    return 0;
+}
+
+static int clean(void **state)
+{
+    (void)state;
+    tmp_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_faults),
+    };
+    return cmocka_run_group_tests(tests, make, clean);
+}

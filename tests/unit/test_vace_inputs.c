@@ -1,0 +1,245 @@
+/* Pictures and depth on their way into VACE: values of torch's own resizing, ranges, smoothing, the stand-in, files of numbers. */
+#include <math.h>
+
+#include "tests/unit/weights_fixture.h"
+
+#include "core/base/media.h"
+#include "experiments/depth.h"
+#include "experiments/pixels.h"
+#include "experiments/vace_inputs.h"
+
+static void picture(uint8_t *rgb, int n)
+{
+    for (int i = 0; i < n; i++)
+        rgb[i] = (uint8_t)((i * 37 + 11 * (i / 7)) % 256);
+}
+
+/* values: (x / 255 - 0.5) / 0.5, torch.nn.functional.interpolate, pasted on ones, as wan_vace.py:229-242 */
+static void test_letterbox(void **state)
+{
+    (void)state;
+    enum { W = 48, H = 32 };
+    static const struct { int c, y, x; float v; } WANT[] = {
+        { 0, 0, 0, 1 }, { 0, 5, 10, -0.13963906466960907f }, { 1, 16, 24, 0.5744875073432922f }, { 2, 31, 46, 1 },
+        { 2, 20, 3, 0.47083336114883423f }, { 0, 15, 47, 1 }, { 1, 1, 1, 1 },
+    };
+    uint8_t rgb[5 * 7 * 3];
+    float *out = malloc(3 * W * H * sizeof *out);
+    picture(rgb, sizeof rgb);
+    DO(pixels_letterbox(out, W, H, rgb, 7, 5, "p", e));
+    for (size_t i = 0; i < sizeof WANT / sizeof *WANT; i++)
+        assert_true(fabsf(out[(WANT[i].c * H + WANT[i].y) * W + WANT[i].x] - WANT[i].v) < 2e-6f);
+    DO(pixels_letterbox(out, 7, 5, rgb, 7, 5, "p", e));      /* the size it has: no resizing */
+    assert_true(out[0] == ((float)rgb[0] / 255 - 0.5f) / 0.5f && out[5 * 7] == ((float)rgb[1] / 255 - 0.5f) / 0.5f);
+    err e = { 0 };
+    uint8_t *strip = calloc(3, 4000);
+    assert_int_equal(pixels_letterbox(out, W, H, strip, 4000, 1, "strip.png", &e), ERR_CONFIG);
+    assert_text_has(e.text, "strip.png: an image of 4000 x 1 pixels is too long and narrow");
+    free(strip);
+    free(out);
+}
+
+static void test_resize(void **state)
+{
+    (void)state;
+    static const float WANT[12] = { -0.27352941036224365f, -0.6715686917304993f, 0.26633989810943604f, 0.4539215862751007f,
+                                    0.2754902243614197f,   -0.12254900485277176f, -0.35588231682777405f, -0.251960813999176f,
+                                    0.0715685784816742f,   0.25915035605430603f, 0.025817012414336205f, -0.20490188896656036f };
+    uint8_t rgb[5 * 7 * 3];
+    float planes[3 * 35], out[12], wide[4] = { 1, 2, 3, 4 }, cut[4];
+    picture(rgb, sizeof rgb);
+    pixels_from_rgb(planes, rgb, 7, 5);
+    pixels_resize(out, 4, 3, planes + 35, 7, 5);
+    for (int i = 0; i < 12; i++)
+        assert_true(fabsf(out[i] - WANT[i]) < 2e-6f);
+    /* covered and cut out of the middle; the nearest value for masks */
+    DO(pixels_cover(cut, 2, 1, wide, 4, 1, 0, e));
+    assert_true(cut[0] == 2 && cut[1] == 3);
+    DO(pixels_cover(cut, 4, 1, wide, 2, 2, 1, e));
+    assert_true(cut[0] == cut[1] && cut[2] == cut[3] && cut[0] != cut[2]);
+}
+
+static void test_depth(void **state)
+{
+    (void)state;
+    err e = { 0 };
+    float v[6] = { 2, 4, 4, 8, 5, 5 };
+    assert_int_equal(depth_prepare(v, 3, 2, DEPTH_AS_IS, false, 1, "d.npy", &e), ERR_CONFIG);
+    assert_text_has(e.text, "d.npy: depth goes from 2 to 8, expected 0 to 1; set vace.depth_normalise to clip");
+    DO(depth_prepare(v, 3, 2, DEPTH_CLIP, false, 1, "d", e));
+    assert_true(v[0] == 0 && v[3] == 1 && v[4] == 0.5f);
+    DO(depth_prepare(v, 3, 2, DEPTH_FRAME, true, 1, "d", e));
+    assert_true(v[0] == 1 && v[1] == 0 && v[4] == 1);      /* a frame without range is 0, here inverted */
+    float line[5] = { 0, 0, 1, 0, 1 };
+    DO(depth_prepare(line, 5, 1, DEPTH_AS_IS, false, 3, "d", e));
+    assert_true(fabsf(line[1] - 1 / 3.0f) < 1e-6f && fabsf(line[3] - 2 / 3.0f) < 1e-6f && fabsf(line[4] - 2 / 3.0f) < 1e-6f && line[0] == 0);
+    line[3] = NAN;
+    assert_int_equal(depth_prepare(line, 5, 1, DEPTH_CLIP, false, 1, "d", &e), ERR_FORMAT);
+    assert_text_has(e.text, "NaN or infinity in frame 3");
+}
+
+static void test_edges(void **state)
+{
+    (void)state;
+    enum { N = 32 };
+    uint8_t rgb[N * N * 3];
+    float out[N * N];
+    for (int i = 0; i < N * N; i++)      /* a bright right half */
+        memset(rgb + 3 * i, i % N < N / 2 ? 20 : 220, 3);
+    DO(depth_from_edges(out, rgb, N, N, e));
+    assert_true(out[10 * N] == 1 && out[10 * N + N - 1] == 1);
+    assert_true(out[10 * N + N / 2] < 0.6f && out[10 * N + N / 2 - 1] < 0.6f);
+    memset(rgb, 90, sizeof rgb);
+    DO(depth_from_edges(out, rgb, N, N, e));
+    for (int i = 0; i < N * N; i++)
+        assert_true(out[i] == 1);
+}
+
+static void write_npy(const char *path, const char *header, const void *data, size_t bytes)
+{
+    str s = STR_INIT;
+    str_addn(&s, "\x93NUMPY\x01\x00", 8);
+    str_addc(&s, (char)(strlen(header) & 255));
+    str_addc(&s, (char)(strlen(header) >> 8));
+    str_add(&s, header);
+    str_addn(&s, data, bytes);
+    DO(fs_write_atomic(path, s.data, s.len, e));
+    str_release(&s);
+}
+
+static void test_numbers(void **state)
+{
+    (void)state;
+    const float v[12] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 };
+    const uint8_t u[6] = { 0, 1, 2, 3, 4, 255 };
+    float *out;
+    int64_t n;
+    int w, h;
+    err e = { 0 };
+    write_npy(tmp_path("a.npy"), "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 3), }\n", v, sizeof v);
+    DO(depth_read(&out, &n, &w, &h, tmp_path("a.npy"), e));
+    assert_true(n == 2 && h == 2 && w == 3 && out[11] == 11);
+    free(out);
+    write_npy(tmp_path("b.npy"), "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 2, 3), }\n", u, sizeof u);
+    DO(depth_read(&out, &n, &w, &h, tmp_path("b.npy"), e));
+    assert_true(n == 1 && h == 2 && w == 3 && out[5] == 255);
+    free(out);
+    static const struct { const char *header; size_t bytes; const char *says; } BAD[] = {
+        { "{'descr': '>f4', 'fortran_order': False, 'shape': (2, 2, 3), }", 48, "expected little-endian numbers" },
+        { "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2, 3), }", 48, "C order" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 4), }", 48, "asks for 64 bytes, the file holds 48" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 3, 1, 1), }", 48, "up to four axes" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (12,), }", 48, "are [12], expected [frames, height, width]" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (2, -2, 3), }", 48, "up to four axes" },
+        { "", 0, "" },
+    };
+    for (int i = 0; BAD[i].header[0]; i++) {
+        write_npy(tmp_path("bad.npy"), BAD[i].header, v, BAD[i].bytes);
+        assert_int_not_equal(depth_read(&out, &n, &w, &h, tmp_path("bad.npy"), &e), 0);
+        assert_null(out);
+        assert_text_has(e.text, BAD[i].says);
+        assert_text_has(e.text, "bad.npy");
+    }
+    DO(fs_write_atomic(tmp_path("bad.npy"), "\x93NUMPY\x01\x00\xff\xff{", 11, e));
+    assert_int_not_equal(depth_read(&out, &n, &w, &h, tmp_path("bad.npy"), &e), 0);
+    assert_text_has(e.text, "cut off");
+    fix f = { .n = 0 };
+    FIX_PUT(&f, "a", DT_F32, v, 2, 2, 3, 1);
+    fix_write(&f, tmp_path("one.safetensors"));
+    DO(depth_read(&out, &n, &w, &h, tmp_path("one.safetensors"), e));
+    assert_true(n == 2 && h == 2 && w == 3 && out[7] == 7);
+    free(out);
+    FIX_PUT(&f, "b", DT_F32, v, 2);
+    fix_write(&f, tmp_path("two.safetensors"));
+    assert_int_not_equal(depth_read(&out, &n, &w, &h, tmp_path("two.safetensors"), &e), 0);
+    assert_text_has(e.text, "holds 2 tensors, expected one");
+    fix_release(&f);
+}
+
+/* the section as a whole: sizes, order of planes, digests */
+static void test_load(void **state)
+{
+    (void)state;
+    config c;
+    vace_buffers b;
+    uint8_t rgb[16 * 16 * 3];
+    float depth[5 * 16 * 16];
+    fix f = { .n = 0 };
+    char yaml[4000];
+    str digests = STR_INIT;
+    picture(rgb, sizeof rgb);
+    for (int i = 0; i < 5 * 256; i++)
+        depth[i] = (float)(i / 256) / 4;
+    if (!media_have_ffmpeg())
+        skip();      /* PNG files cannot be read */
+    DO(media_png_write(tmp_path("ref.png"), 16, 16, rgb, NULL, 0, e));
+    FIX_PUT(&f, "depth", DT_F32, depth, 5, 16, 16);
+    fix_write(&f, tmp_path("depth.safetensors"));
+    fix_release(&f);
+    snprintf(yaml, sizeof yaml, "model: {path: x}\nvideo: {width: 16, height: 16, frames: 5}\nvace: {references: [\"%s\"], control: \"%s\", control_type: depth, "
+             "mask: \"%s\"}\n", tmp_path("ref.png"), tmp_path("depth.safetensors"), tmp_path("ref.png"));
+    DO(config_parse(&c, yaml, strlen(yaml), "test", NULL, 0, NULL, e));
+    assert_true(vace_inputs_given(&c));
+    DO(vace_inputs_check(&c, e));
+    DO(vace_inputs_load(&b, &c, e));
+    assert_int_equal(b.n_references, 1);
+    assert_true(b.references[0][256] == ((float)rgb[1] / 255 - 0.5f) / 0.5f);
+    for (int k = 0; k < 3; k++)      /* three equal planes in [-1, 1] */
+        for (int t = 0; t < 5; t++)
+            assert_true(b.control[(k * 5 + t) * 256 + 7] == (float)t / 4 * 2 - 1);
+    assert_true(b.mask[4 * 256 + 3] == (float)rgb[9] / 255);
+    vace_inputs_release(&b);
+    DO(vace_inputs_digests(&c, &digests, e));
+    assert_text_has(str_text(&digests), "{\"references\":[\"");
+    assert_text_has(str_text(&digests), "\"control\":\"");
+    str_release(&digests);
+    config_release(&c);
+}
+
+/* what came later is written only when it is not the default: identities of older batches stay */
+static void test_quiet_defaults(void **state)
+{
+    (void)state;
+    config c;
+    str out = STR_INIT;
+    const char plain[] = "model: {path: x}\n", full[] = "model: {path: x, lora: [a.safetensors:0.5@high], vace: v}\nvace: {scale: 0.5, scale_by_step: {0: 1}}\n";
+    DO(config_parse(&c, plain, strlen(plain), "test", NULL, 0, NULL, e));
+    DO(config_write(&c, &out, e));
+    assert_null(strstr(str_text(&out), "vace"));
+    assert_null(strstr(str_text(&out), "lora"));
+    config_release(&c);
+    str_clear(&out);
+    DO(config_parse(&c, full, strlen(full), "test", NULL, 0, NULL, e));
+    DO(config_write(&c, &out, e));
+    assert_text_has(str_text(&out), "  lora: [{path: \"a.safetensors\", multiplier: 0.5, expert: high}]\n  vace: \"v\"\n");
+    assert_text_has(str_text(&out), "\nvace:\n  scale: 0.5\n  scale_by_step: {0: 1}\n");
+    config d;
+    DO(config_parse(&d, str_text(&out), out.len, "again", NULL, 0, NULL, e));
+    assert_true(config_equal(&c, &d));
+    config_release(&c);
+    config_release(&d);
+    str_release(&out);
+}
+
+static int make(void **state)
+{
+    (void)state;
+    tmp_make();
+    return 0;
+}
+
+static int clean(void **state)
+{
+    (void)state;
+    tmp_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_letterbox), cmocka_unit_test(test_resize),  cmocka_unit_test(test_depth), cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_load), cmocka_unit_test(test_quiet_defaults),
+    };
+    return cmocka_run_group_tests(tests, make, clean);
+}
