@@ -27,6 +27,7 @@
 #include "core/hooks/hooks.h"
 #include "core/sample/schedule.h"
 #include "core/tensor.h"
+#include "core/vae/vae.h"
 
 typedef struct engine engine;
 
@@ -122,9 +123,7 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
  * NaN or infinity in a step stops the run with ERR_NAN, naming the step and, if the weights are the cause, the tensor. */
 int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);
 
-/* Decodes and hands out 8-bit RGB frames in order as they are made: truncated like upstream's video writer,
- * (uint8)((clamp(x) + 1) / 2 * 255). A callback's error stops the decoding. */
-typedef int (*frame_fn)(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e);
+/* Decodes and hands out 8-bit RGB frames in order as they are made (vae_decode_rgb). A callback's error stops the decoding. */
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e);
 
 /* Estimates for a forecast, from shapes alone. */

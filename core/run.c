@@ -226,44 +226,14 @@ out:
 
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e)
 {
-    int rc = 0;
-    tensor z = { 0 }, frames = { 0 };
     vae_stream *s = NULL;
-    float *host = NULL;
-    uint8_t *rgb = NULL;
     int64_t index = 0;
-    TRY(engine_need_vae(g, e));
-    TRY(vae_decode_begin(g->vae, latents, &z, e));
-    TRY(vae_decoder_new(&s, g->vae, e));
-    for (int64_t f = 0; f < latents->shape[1]; f++) {
-        tensor one = tensor_rows(&z, f, 1);
-        TRY(vae_decode_next(s, &one, &frames, e));
-        int64_t size = frames.shape[1] * frames.shape[2] * 3;
-        if (!host && (!(host = malloc((size_t)(size * VAE_TIME) * sizeof *host)) || !(rgb = malloc((size_t)size)))) {
-            rc = ERR(e, ERR_MEMORY, "no host memory for frames of %" PRId64 " x %" PRId64, frames.shape[2], frames.shape[1]);
-            goto out;
-        }
-        TRY(op_download_f32(host, &frames, e));
-        for (int64_t t = 0; t < frames.shape[0]; t++) {
-            for (int64_t i = 0; i < size; i++) {
-                float v = host[t * size + i];
-                if (isnan(v)) {
-                    rc = ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", index);
-                    goto out;
-                }
-                v = v < -1 ? -1 : v > 1 ? 1 : v;
-                rgb[i] = (uint8_t)((v + 1) / 2 * 255);      /* truncation, as upstream's videos (utils.py:23-61) */
-            }
-            TRY(fn(index++, (int)frames.shape[2], (int)frames.shape[1], rgb, user, e));
-        }
-        tensor_free(&frames);
-    }
-out:
+    int rc = engine_need_vae(g, e);
+    if (!rc)
+        rc = vae_decoder_new(&s, g->vae, e);
+    if (!rc)
+        rc = vae_decode_rgb(s, latents, &index, fn, user, e);
     vae_stream_free(s);
-    tensor_free(&z);
-    tensor_free(&frames);
-    free(host);
-    free(rgb);
     return rc;
 }
 
