@@ -142,7 +142,7 @@ int causal_new(causal **out, causal_model m, const causal_options *o, err *e)
     }
     TRY(causal_schedule(&c->s, o, e));
     TRY(dit_work_new(&c->work, m.d, o->block, o->height, o->width, e));
-    TRY(kv_cache_new(&c->cache, m.be, cfg->num_layers, cfg->dim, DT_F32, o->height / 2 * (o->width / 2), o->window, o->sink, o->block, (int)o->total, e));
+    TRY(kv_cache_new(&c->cache, m.be, cfg->num_layers, cfg->dim, m.keys, o->height / 2 * (o->width / 2), o->window, o->sink, o->block, (int)o->total, e));
     TRY(draw_all(c, e));
     *out = c;
     return 0;
@@ -403,4 +403,11 @@ int causal_decode(causal *c, const tensor *latents, frame_fn fn, void *user, err
     if (!c->vae)
         rc = vae_decoder_new(&c->vae, c->m.v, e);
     return rc ? rc : vae_decode_rgb(c->vae, latents, &c->pixel, fn, user, e);
+}
+
+void causal_decode_anew(causal *c)
+{
+    vae_stream_free(c->vae);
+    c->vae = NULL;
+    c->pixel = 0;
 }

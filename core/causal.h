@@ -63,11 +63,12 @@ int causal_check(const causal_options *o, err *e);
 /* Noise levels and timesteps of the steps of a block. schedule_release() it. */
 int causal_schedule(schedule *out, const causal_options *o, err *e);
 
-/* What it works with; borrowed. v may be NULL when nothing is decoded. */
+/* What it works with; borrowed. v may be NULL when nothing is decoded. `keys` is the type of the model's keys and values. */
 typedef struct causal_model {
     backend *be;
     dit *d;
     vae *v;
+    dtype keys;
 } causal_model;
 
 typedef struct causal causal;
@@ -87,6 +88,9 @@ void causal_prompt_again(causal *c, const tensor *context);
 int causal_block(causal *c, const hooks *h, tensor *latents, err *e);
 /* Frames of the next latents of the clip: 4 a latent frame, 1 for the very first. */
 int causal_decode(causal *c, const tensor *latents, frame_fn fn, void *user, err *e);
+
+/* The next causal_decode() begins with the clip's first latents again. */
+void causal_decode_anew(causal *c);
 
 int64_t causal_blocks(const causal *c);      /* made so far */
 int64_t causal_frames(const causal *c);      /* latent frames made so far */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/log.h"
 #include "core/base/parallel.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
@@ -46,6 +47,25 @@ static int same_experts(const engine *g, const dit_config *low, err *e)
     return 0;
 }
 
+/* LongLive is a base and an adapter that belong together; the adapter's alpha is in no file (longlive-vace.md 1.2). */
+static int open_lora(engine *g, const engine_options *o, err *e)
+{
+    bool found = false;
+    const char *given = o->lora && *o->lora ? o->lora : NULL, *path = given ? given : g->causal ? g->files.lora : NULL;
+    if (!path || strcmp(path, "none") == 0) {
+        if (!given && g->causal)
+            log_msg(LOG_WARN, "no lora.pt beside %s: LongLive's base was trained to be used with it; name it in causal.lora, or set that to none", g->files.dit);
+        return 0;
+    }
+    int rc = ckpt_open(&g->lora_file, path, e);
+    for (size_t i = 0; !rc && i < ckpt_count(g->lora_file); i++)
+        found |= strstr(ckpt_at(g->lora_file, i)->name, ".lora_A.") != NULL;
+    if (!rc && !found)
+        rc = ERR(e, ERR_SHAPE, "%s: this is no adapter: no tensor is named lora_A; give LongLive's lora.pt, or set causal.lora to none", path);
+    g->lora_alpha = o->lora_alpha;
+    return rc;
+}
+
 int engine_open(engine **out, const engine_options *o, err *e)
 {
     int rc = 0;
@@ -64,6 +84,7 @@ int engine_open(engine **out, const engine_options *o, err *e)
     TRY(override(&g->files.t5, o->t5, e));
     TRY(override(&g->files.vae, o->vae, e));
     TRY(override(&g->files.tokenizer, o->tokenizer, e));
+    g->causal = strcmp(g->files.family, "longlive") == 0;
     if (!g->files.dit) {
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;
@@ -85,6 +106,7 @@ int engine_open(engine **out, const engine_options *o, err *e)
             low.text_len = o->text_len;
         TRY(same_experts(g, &low, e));
     }
+    TRY(open_lora(g, o, e));
     if (g->files.t5)
         TRY(open_part(&g->t5_file, g->files.t5, CKPT_T5, e));
     if (g->files.vae)
@@ -105,6 +127,7 @@ void engine_close(engine *g)
     umt5_close(g->t5);
     vae_close(g->vae);
     tokenizer_free(g->tok);
+    ckpt_close(g->lora_file);
     ckpt_close(g->dit_file[0]);
     ckpt_close(g->dit_file[1]);
     ckpt_close(g->t5_file);
@@ -113,6 +136,11 @@ void engine_close(engine *g)
     backend_close(g->be);
     parallel_shutdown();
     free(g);
+}
+
+backend *engine_backend(const engine *g)
+{
+    return g->be;
 }
 
 int engine_need_t5(engine *g, err *e)
@@ -140,7 +168,8 @@ int engine_need_vae(engine *g, err *e)
 
 int engine_need_dit(engine *g, int expert, err *e)
 {
-    return g->dits[expert] ? 0 : dit_open(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, e);
+    const lora adapter = { g->lora_file, g->lora_alpha, 1 };
+    return g->dits[expert] ? 0 : dit_open_lora(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, &adapter, g->lora_file != NULL, e);
 }
 
 static int64_t file_bytes(const ckpt *c)
@@ -155,7 +184,7 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
 {
     int rc = 0;
     *out = (engine_info){ .family = g->files.family, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
-                          .two_experts = g->dit_file[1] != NULL };
+                          .two_experts = g->dit_file[1] != NULL, .causal = g->causal, .lora = g->lora_file ? ckpt_path(g->lora_file) : NULL };
     if (g->t5_file) {      /* from the headers: asking opens no weights */
         TRY(umt5_config_detect(&g->t5_cfg, g->t5_file, e));
         out->t5 = &g->t5_cfg;
@@ -165,8 +194,8 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
         out->vae = &g->vae_cfg;
     }
     if (with_digests && !g->have_digests) {
-        ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };
-        for (int i = 0; i < 4; i++)
+        ckpt *files[5] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->lora_file };
+        for (int i = 0; i < 5; i++)
             if (files[i])
                 TRY(ckpt_digest(files[i], g->digest[i], e));
         g->have_digests = true;
@@ -175,6 +204,7 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
     out->dit_low_digest = g->digest[1];
     out->t5_digest = g->digest[2];
     out->vae_digest = g->digest[3];
+    out->lora_digest = g->digest[4];
     out->dit_bytes = file_bytes(g->dit_file[0]) + file_bytes(g->dit_file[1]);
     out->t5_bytes = file_bytes(g->t5_file);
     out->vae_bytes = file_bytes(g->vae_file);

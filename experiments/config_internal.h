@@ -21,6 +21,7 @@ typedef enum {
     SETTING_WORDS,        /* string_list */
     SETTING_GUIDANCE,     /* guidance_schedule */
     SETTING_PROMPTS,      /* prompt_schedule */
+    SETTING_TIMELINE,     /* prompt_schedule, from a list of {at, text} */
     SETTING_SHAPE,        /* nothing stored: a list of mappings whose keys are checked against names */
 } setting_type;
 

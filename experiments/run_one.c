@@ -16,31 +16,13 @@
 #include "experiments/build_id.h"
 #include "experiments/capture.h"
 #include "experiments/interrupt.h"
-#include "experiments/preview.h"
+#include "experiments/run_internal.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
 #define PLAIN_SECONDS 10      /* between two lines of progress that go to a file */
 
-struct runner {
-    config *cfg;
-    engine *g;
-    engine_info info;
-    bool digests;
-    prompts *texts;
-    run_params params;
-    double *guidance;                  /* one a step */
-    bool uses_negative;
-    struct {
-        char label[160];
-        uint64_t run, n_runs;
-        double step_seconds, decode_seconds;     /* moving averages */
-        double step_began;
-        double told_at;                          /* the last plain line */
-    } progress;
-};
-
-static double now_seconds(void)
+double runner_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -93,6 +75,8 @@ static int fill_params(runner *r, err *e)
     r->params.steps = steps;
     r->params.shift = c->sampling.shift;
     r->params.boundary = c->sampling.boundary;
+    if (r->info.causal)
+        TRY(runner_causal_params(r, e));
     r->params.guidance = r->guidance;
     r->params.n_guidance = steps;
     TRY(engine_schedule(r->g, &r->params, &s, expert, e));
@@ -119,7 +103,7 @@ int runner_open(runner **out, config *cfg, err *e)
     if (!r)
         return ERR(e, ERR_MEMORY, "out of memory");
     r->cfg = cfg;
-    r->progress.told_at = now_seconds();
+    r->progress.told_at = runner_now();
     if (cfg->sampling.latent_dtype != LATENT_F32) {
         rc = ERR(e, ERR_CONFIG, "sampling.latent_dtype bf16 is not available in this version: set it to f32");
         goto out;
@@ -138,6 +122,8 @@ int runner_open(runner **out, config *cfg, err *e)
     o.threads = (int)cfg->model.threads;
     o.text_len = (int)cfg->model.text_len;
     o.ftfy = cfg->model.clean_ftfy;
+    o.lora = cfg->causal.lora;
+    o.lora_alpha = cfg->causal.lora_alpha;
     TRY(engine_open(&r->g, &o, e));
     TRY(engine_get_info(r->g, false, &r->info, e));
     TRY(check_family(cfg, &r->info, e));
@@ -187,15 +173,15 @@ double runner_seconds_per_step(const runner *r)
     return r->progress.step_seconds;
 }
 
-static void tell(runner *r, int done, const char *phase)
+void runner_tell(runner *r, int64_t done, const char *phase)
 {
     char what[256];
     double each = r->progress.step_seconds, decode = r->progress.decode_seconds;
-    int steps = r->params.steps;
+    int64_t steps = r->progress.steps > 0 ? r->progress.steps : r->params.steps;
     uint64_t later = r->progress.n_runs > r->progress.run ? r->progress.n_runs - r->progress.run : 0;
-    double left = each > 0 ? each * (steps - done) + decode + (double)later * (each * steps + decode) : -1;
+    double left = each > 0 ? each * (double)(steps - done) + decode + (double)later * (each * (double)steps + decode) : -1;
     if (!isatty(STDERR_FILENO)) {      /* in a file: a line now and then, not one for everything that moves */
-        double now = now_seconds();
+        double now = runner_now();
         if (now - r->progress.told_at < PLAIN_SECONDS)
             return;
         r->progress.told_at = now;
@@ -209,7 +195,7 @@ static void tell(runner *r, int done, const char *phase)
     log_progress(what, done, steps, left);
 }
 
-static void average(double *mean, double fresh)
+void runner_average(double *mean, double fresh)
 {
     *mean = *mean > 0 ? 0.8 * *mean + 0.2 * fresh : fresh;
 }
@@ -225,13 +211,18 @@ static int watch(const hook_point *p, const hook_data *d, void *user, err *e)
     runner *r = user;
     (void)d;
     if (p->kind == HOOK_LATENTS) {
-        double now = now_seconds();
+        double now = runner_now();
         if (p->step > 0)
-            average(&r->progress.step_seconds, now - r->progress.step_began);
+            runner_average(&r->progress.step_seconds, now - r->progress.step_began);
         r->progress.step_began = now;
-        tell(r, p->step, "step");
+        runner_tell(r, p->block * p->n_steps + p->step, "step");
     }
     return interrupt_check(e);
+}
+
+int runner_watch(runner *r, hooks *h, err *e)
+{
+    return hooks_observe(h, (hook_observer){ watch_wants, watch, r }, e);
 }
 
 /* ---- what goes into the files ---- */
@@ -280,13 +271,23 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     jw_kint(&w, "height", c->video.height);
     jw_kint(&w, "frames", c->video.frames);
     jw_kdouble(&w, "fps", c->video.fps);
-    jw_kstring(&w, "solver", solver_name(r->params.solver));
+    jw_kstring(&w, "solver", r->info.causal ? "few_step" : solver_name(r->params.solver));
     jw_kint(&w, "steps", c->sampling.steps);
     jw_kdouble(&w, "shift", c->sampling.shift);
     jw_kdouble(&w, "guidance_scale", c->sampling.guidance_scale);
     if (r->info.two_experts) {
         jw_kdouble(&w, "guidance_scale_low", c->sampling.guidance_scale_low);
         jw_kdouble(&w, "boundary", c->sampling.boundary);
+    }
+    if (r->info.causal) {
+        const causal_options *o = &r->causal;
+        jw_kint(&w, "frames_per_block", o->block);
+        jw_kint(&w, "window", o->window);
+        jw_kint(&w, "sink", o->sink);
+        jw_kbool(&w, "global_sink", o->global_sink);
+        jw_kbool(&w, "warp", o->warp);
+        jw_kdouble(&w, "context_noise", o->context_noise);
+        jw_kstring(&w, "draws", config_enum_name("causal.draws", c->causal.draws));
     }
     if (c->schedules.guidance.n > 0) {
         jw_key(&w, "guidance");
@@ -301,71 +302,23 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
 
 /* ---- decoding ---- */
 
-typedef struct sink {
-    runner *r;
-    video_writer *video;
-    preview *sheet;
-    const char *images;
-    media_tag tag;
-    bool tagged;
-} sink;
-
-static int take_frame(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
-{
-    sink *s = user;
-    int rc = interrupt_check(e);
-    if (!rc && s->video)
-        rc = video_writer_frame(s->video, rgb, e);
-    if (!rc && s->sheet)
-        preview_frame(s->sheet, index, width, height, rgb);
-    if (!rc && s->images) {
-        char *path = str_format("%s/frame_%03" PRId64 ".png", s->images, index);
-        rc = path ? media_png_write(path, width, height, rgb, s->tagged ? &s->tag : NULL, s->tagged, e) : ERR(e, ERR_MEMORY, "out of memory");
-        free(path);
-    }
-    return rc;
-}
-
 static int decode(runner *r, const tensor *latents, const char *parameters, const run_files *f, err *e)
 {
     int rc = 0;
-    const config *c = r->cfg;
-    preview sheet = { 0 };
-    double began = now_seconds();
-    media_tag comment = { "comment", parameters }, text = { "parameters", parameters };
-    sink s = { .r = r, .images = f->images, .tag = text, .tagged = !f->no_metadata };
-    tell(r, r->params.steps, "decoding");
-    if (f->video) {
-        video_spec spec = VIDEO_SPEC_INIT;
-        spec.width = r->params.width;
-        spec.height = r->params.height;
-        spec.crf = (int)c->video.crf;
-        spec.tags = &comment;
-        spec.n_tags = !f->no_metadata;
-        TRY(video_fps(&spec.fps_num, &spec.fps_den, c->video.fps, e));
-        TRY(video_writer_open(&s.video, f->video, &spec, e));
-    }
-    if (f->preview) {
-        TRY(preview_init(&sheet, r->params.width, r->params.height, r->params.frames, e));
-        s.sheet = &sheet;
-    }
-    TRY(engine_decode(r->g, latents, take_frame, &s, e));
-    if (s.video) {
-        video_writer *done = s.video;
-        s.video = NULL;
-        TRY(video_writer_close(done, e));
-    }
-    if (f->preview)
-        TRY(preview_write(&sheet, f->preview, &text, !f->no_metadata, e));
-    average(&r->progress.decode_seconds, now_seconds() - began);
+    frame_sink s;
+    double began = runner_now();
+    runner_tell(r, r->params.steps, "decoding");
+    TRY(frame_sink_open(&s, r, parameters, f, e));
+    TRY(engine_decode(r->g, latents, frame_sink_take, &s, e));
+    TRY(frame_sink_close(&s, e));
+    runner_average(&r->progress.decode_seconds, runner_now() - began);
 out:
-    video_writer_abort(s.video);
-    preview_release(&sheet);
+    frame_sink_abort(&s);
     return rc;
 }
 
 /* {"latent": [1, C, F, H, W]} as H1111 writes it, with the parameters as metadata. */
-static int write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e)
+int runner_write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e)
 {
     int rc = 0;
     str bytes = STR_INIT, header = STR_INIT;
@@ -447,6 +400,14 @@ out:
     return rc;
 }
 
+int runner_try_prompts(runner *r, const variation *v, err *e)
+{
+    step_prompts texts = { 0 };
+    int rc = r->info.causal ? runner_try_timeline(r, v, e) : prompts_of_run(r->texts, v, r->params.steps, &texts, e);
+    step_prompts_release(&texts);
+    return rc;
+}
+
 int runner_run(runner *r, const variation *v, int64_t seed, const run_files *files, err *e)
 {
     int rc = 0;
@@ -458,6 +419,9 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     run_params p = r->params;
     if (!r->progress.label[0])
         runner_progress(r, "run", 1, 1);
+    if (r->info.causal)
+        return runner_run_causal(r, v, seed, files, e);
+    r->progress.steps = p.steps;
     TRY(interrupt_check(e));
     TRY(prompts_of_run(r->texts, v, p.steps, &texts, e));
     TRY(interrupt_check(e));
@@ -470,7 +434,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
         TRY(open_trace(r, v, &texts, &p, files->trace, &trace, e));
         TRY(capture_observe(trace, &h, e));
     }
-    TRY(hooks_observe(&h, (hook_observer){ watch_wants, watch, r }, e));
+    TRY(runner_watch(r, &h, e));
     TRY(engine_run(r->g, &p, &h, &latents, e));
     if (trace) {
         capture *done = trace;
@@ -480,8 +444,8 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     TRY(interrupt_check(e));
     TRY(runner_parameters_json(r, v, seed, &parameters, e));
     if (files->latent)
-        TRY(write_latent(r, &latents, str_text(&parameters), files->latent, e));
-    if (files->video || files->preview || files->images)
+        TRY(runner_write_latent(r, &latents, str_text(&parameters), files->latent, e));
+    if (frame_sink_wanted(files))
         TRY(decode(r, &latents, str_text(&parameters), files, e));
 out:
     capture_abort(trace);

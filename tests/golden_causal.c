@@ -192,7 +192,7 @@ static void longlive_case(golden *g, const json *c, const char *name, bool with_
     o.context_noise = json_get_number(c, "context_noise", 0);
     o.noise = given_noise;
     o.noise_user = &w;
-    CHECK(causal_new(&clip, (causal_model){ g->be, m.d, NULL }, &o, &e));
+    CHECK(causal_new(&clip, (causal_model){ g->be, m.d, NULL, DT_F32 }, &o, &e));
     CHECK(hooks_observe(&h, (hook_observer){ witness_wants, witness_show, &w }, &e));
     w.most = m.frames / m.block * ((int)w.n_steps + 1) + 2;
     w.start = calloc((size_t)w.most, sizeof(float));

@@ -93,7 +93,7 @@ static causal_options small(void)
 static causal *clip_new(parts *p, const causal_options *o)
 {
     causal *c;
-    OK(causal_new(&c, (causal_model){ p->be, p->d, p->v }, o, &E));
+    OK(causal_new(&c, (causal_model){ p->be, p->d, p->v, DT_F32 }, o, &E));
     return c;
 }
 
