@@ -143,6 +143,7 @@ int causal_new(causal **out, causal_model m, const causal_options *o, err *e)
     TRY(causal_schedule(&c->s, o, e));
     TRY(dit_work_new(&c->work, m.d, o->block, o->height, o->width, e));
     TRY(kv_cache_new(&c->cache, m.be, cfg->num_layers, cfg->dim, m.keys, o->height / 2 * (o->width / 2), o->window, o->sink, o->block, (int)o->total, e));
+    TRY(text_cache_new(&c->text, m.be, cfg->num_layers, cfg->text_len, cfg->dim, m.keys, e));
     TRY(draw_all(c, e));
     *out = c;
     return 0;
@@ -156,6 +157,7 @@ void causal_free(causal *c)
     if (!c)
         return;
     kv_cache_free(c->cache);
+    text_cache_free(c->text);
     dit_work_free(c->work);
     vae_stream_free(c->vae);
     schedule_release(&c->s);
@@ -248,7 +250,7 @@ static int call(causal *c, const float *x, int64_t frames, int64_t position, dou
     TRY(put(c, &in_t, x, frames, e));
     TRY(TENSOR_NEW(&flow, c->m.be, DT_F32, e, c->channels, frames, o->height, o->width));
     dit_input in = { .latents = &in_t, .context = c->context, .n_timesteps = (int)frames, .timesteps = c->times, .frame_offset = position,
-                     .cache = c->cache, .force_sink = force_sink };
+                     .cache = c->cache, .text = c->text, .force_sink = force_sink };
     TRY(dit_forward(c->m.d, c->work, &in, &flow, h, &at, e));
     TRY(op_download(c->turned, &flow, e));
     TRY(check_finite(c, &at, n, e));
@@ -284,12 +286,13 @@ static hook_point point(const causal *c, hook_pass pass, int step)
 void causal_prompt_again(causal *c, const tensor *context)
 {
     c->context = context;
+    text_cache_reset(c->text);
 }
 
 int causal_prompt(causal *c, const tensor *context, const hooks *h, err *e)
 {
     int rc = 0;
-    c->context = context;
+    causal_prompt_again(c, context);
     if (!c->n_recent)
         return 0;
     if (c->broken)

@@ -18,6 +18,7 @@ struct causal {
     schedule s;
     causal_table table;
     kv_cache *cache;
+    text_cache *text;              /* of the present prompt */
     dit_work *work;
     vae_stream *vae;               /* from the first causal_decode() on */
     const tensor *context;         /* borrowed */
