@@ -193,6 +193,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     const char **pieces = NULL;
     char *device = NULL;
     int32_t *blocks = NULL;
+    double *levels = NULL;
     const config *cfg = s->cfg;
     int steps = s->run->steps;
     *out = NULL;
@@ -243,13 +244,23 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
         t.block_frames = s->run->causal->block;
         t.n_blocks = (int)(shape[1] / t.block_frames);
         blocks = calloc((size_t)t.n_blocks, sizeof *blocks);
-        if (!blocks) {
+        levels = calloc(3 * (size_t)steps + 1, sizeof *levels);
+        if (!blocks || !levels) {
             rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
             goto out;
         }
         for (int i = 0; i < t.n_blocks; i++)
             blocks[i] = engine_clip_prompt_of(s->run, i);
         t.block_prompts = blocks;
+        for (int k = 0; k <= steps; k++)
+            levels[k] = c->s.sigmas[k];
+        for (int k = 0; k < steps; k++) {
+            levels[steps + 1 + k] = c->s.timesteps[k];
+            levels[2 * steps + 1 + k] = s->run->guidance[s->run->n_guidance == 1 ? 0 : k];
+        }
+        t.block_sigmas = levels;
+        t.block_timesteps = levels + steps + 1;
+        t.block_guidance = levels + 2 * steps + 1;
     }
     t.prompt = s->marked_prompt;
     t.clean_prompt = s->clean_prompt;
@@ -276,6 +287,7 @@ out:
     owned_release(&o);
     free(words);
     free(blocks);
+    free(levels);
     free(pieces);
     free(device);
     return rc;

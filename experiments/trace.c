@@ -483,6 +483,22 @@ static int create_attention(trace_writer *t, const trace_spec *s, err *e)
     return rc;
 }
 
+static int write_steps(trace_writer *t, err *e);
+
+/* Readers may look from now on; nothing new can be created, so what a block's steps are is written before. */
+static int begin_blocks(trace_writer *t, const trace_spec *s, err *e)
+{
+    memcpy(t->sigmas, s->block_sigmas, ((size_t)t->steps + 1) * sizeof *t->sigmas);
+    memcpy(t->timesteps, s->block_timesteps, (size_t)t->steps * sizeof *t->timesteps);
+    memcpy(t->guidance, s->block_guidance, (size_t)t->steps * sizeof *t->guidance);
+    int rc = write_axis(t, "/block_prompts", H5T_STD_I32LE, H5T_NATIVE_INT32, s->n_blocks, s->block_prompts, "block", e);
+    if (!rc)
+        rc = write_steps(t, e);
+    if (!rc && (H5Fstart_swmr_write(t->file) < 0 || t->disk.error))
+        rc = h5_fail(e, &t->disk, t->part, "the trace cannot be opened for readers");
+    return rc;
+}
+
 int trace_create(trace_writer **out, const char *path, const trace_spec *s, err *e)
 {
     static const char *const row_labels[] = { "row", "channel", "frame", "height", "width" };
@@ -517,7 +533,7 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
     if (!rc && s->attention)
         rc = create_attention(t, s, e);
     if (!rc && s->n_blocks)
-        rc = write_axis(t, "/block_prompts", H5T_STD_I32LE, H5T_NATIVE_INT32, s->n_blocks, s->block_prompts, "block", e);
+        rc = begin_blocks(t, s, e);
     if (rc)
         trace_abort(t);
     else
@@ -697,7 +713,7 @@ static int close_all(trace_writer *t, err *e)
 int trace_commit(trace_writer *t, err *e)
 {
     int rc = t->failed ? repeat(t, e) : check_complete(t, e);
-    if (!rc)
+    if (!rc && !t->block_frames)
         rc = write_steps(t, e);
     if (!rc && (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error))
         rc = h5_fail(e, &t->disk, t->part, "the trace cannot be finished");

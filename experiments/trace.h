@@ -16,6 +16,8 @@
  * with the same values give the same bytes. HDF5 is not thread-safe: use it from one thread at a time in the whole
  * program. Rows may come in any order, each exactly once.
  *
+ * A clip that comes in blocks (n_blocks) can be read while it grows, after each trace_flush(): HDF5's SWMR, on `path`.part.
+ *
  * Without HDF5 (no HAVE_HDF5) trace_create() says so and the other functions are never reached.
  */
 #ifndef WANSCOPE_TRACE_H
@@ -73,6 +75,7 @@ typedef struct trace_spec {
     int n_blocks;                     /* causal clips: frames come in blocks of block_frames, n_blocks of them; else 0 */
     int64_t block_frames;
     const int32_t *block_prompts;     /* which prompt rules each block */
+    const double *block_sigmas, *block_timesteps, *block_guidance;    /* of the steps of a block: S + 1, S, S */
 
     const char *prompt, *negative_prompt, *clean_prompt;    /* with its marks; as is; without marks */
     int64_t seed;
