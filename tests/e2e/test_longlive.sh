@@ -117,6 +117,7 @@ check lora-none "a run without the adapter fails:" "$W" run --config ll.yaml --o
 check lora-counts "the adapter changes nothing:" sh -c '! cmp -s base/long/runs/0000-dog/s7/video.mp4 with/long/runs/0000-dog/s7/video.mp4'
 check lora-in-metadata "the adapter's digest is not in the video:" sh -c "ffprobe -v error -show_entries format_tags=comment -of default=nw=1:nk=1 with/long/runs/0000-dog/s7/video.mp4 | grep -q '\"lora\":\"[0-9a-f]'"
 stand_in alone
+check inspect-lora "inspect does not name the adapter:" sh -c "'$W' inspect ll | grep -q 'adapter: .*lora.safetensors' && '$W' inspect alone | grep -q 'adapter: lora.pt not found'"
 says lora-missing 0 "no lora.pt beside" "$W" run --config ll.yaml --output-dir alone-out --model alone --set batch.limit=1 --set causal.blocks=8
 
 # bad input
