@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/log.h"
 #include "core/base/parallel.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
@@ -46,6 +47,25 @@ static int same_experts(const engine *g, const dit_config *low, err *e)
     return 0;
 }
 
+/* LongLive is a base and an adapter that belong together; the adapter's alpha is in no file (longlive-vace.md 1.2). */
+static int open_lora(engine *g, const engine_options *o, err *e)
+{
+    bool found = false;
+    const char *given = o->lora && *o->lora ? o->lora : NULL, *path = given ? given : g->causal ? g->files.lora : NULL;
+    if (!path || strcmp(path, "none") == 0) {
+        if (!given && g->causal)
+            log_msg(LOG_WARN, "no lora.pt beside %s: LongLive's base was trained to be used with it; name it in causal.lora, or set that to none", g->files.dit);
+        return 0;
+    }
+    int rc = ckpt_open(&g->lora_file, path, e);
+    for (size_t i = 0; !rc && i < ckpt_count(g->lora_file); i++)
+        found |= strstr(ckpt_at(g->lora_file, i)->name, ".lora_A.") != NULL;
+    if (!rc && !found)
+        rc = ERR(e, ERR_SHAPE, "%s: this is no adapter: no tensor is named lora_A; give LongLive's lora.pt, or set causal.lora to none", path);
+    g->lora_alpha = o->lora_alpha;
+    return rc;
+}
+
 int engine_open(engine **out, const engine_options *o, err *e)
 {
     int rc = 0;
@@ -64,6 +84,12 @@ int engine_open(engine **out, const engine_options *o, err *e)
     TRY(override(&g->files.t5, o->t5, e));
     TRY(override(&g->files.vae, o->vae, e));
     TRY(override(&g->files.tokenizer, o->tokenizer, e));
+    g->causal = strcmp(g->files.family, "longlive") == 0;
+    if (g->causal && o->vace && *o->vace) {
+        rc = ERR(e, ERR_CONFIG, "model.vace is given, but %s makes video block by block (LongLive), which takes no VACE conditions here: leave model.vace out",
+                 g->files.dit);
+        goto out;
+    }
     if (!g->files.dit) {
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;
@@ -95,6 +121,7 @@ int engine_open(engine **out, const engine_options *o, err *e)
     }
     if (o->vace && *o->vace)
         TRY(engine_open_vace(g, o->vace, e));
+    TRY(open_lora(g, o, e));
     TRY(engine_open_loras(g, o->loras, o->n_loras, e));
     if (g->files.t5)
         TRY(open_part(&g->t5_file, g->files.t5, CKPT_T5, e));
@@ -118,6 +145,7 @@ void engine_close(engine *g)
     tokenizer_free(g->tok);
     engine_close_loras(g);
     ckpt_close(g->vace_file);
+    ckpt_close(g->lora_file);
     ckpt_close(g->dit_file[0]);
     ckpt_close(g->dit_file[1]);
     ckpt_close(g->t5_file);
@@ -126,6 +154,11 @@ void engine_close(engine *g)
     backend_close(g->be);
     parallel_shutdown();
     free(g);
+}
+
+backend *engine_backend(const engine *g)
+{
+    return g->be;
 }
 
 int engine_need_t5(engine *g, err *e)
@@ -163,7 +196,7 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
 {
     int rc = 0;
     *out = (engine_info){ .family = g->files.family, .dit_path = g->files.dit, .device = g->be->device, .precision = g->prec->name, .dit = &g->dit_cfg,
-                          .two_experts = g->dit_file[1] != NULL };
+                          .two_experts = g->dit_file[1] != NULL, .causal = g->causal, .lora = g->lora_file ? ckpt_path(g->lora_file) : NULL };
     if (g->t5_file) {      /* from the headers: asking opens no weights */
         TRY(umt5_config_detect(&g->t5_cfg, g->t5_file, e));
         out->t5 = &g->t5_cfg;
@@ -173,8 +206,8 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
         out->vae = &g->vae_cfg;
     }
     if (with_digests && !g->have_digests) {
-        ckpt *files[4] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file };
-        for (int i = 0; i < 4; i++)
+        ckpt *files[5] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->lora_file };
+        for (int i = 0; i < 5; i++)
             if (files[i])
                 TRY(ckpt_digest(files[i], g->digest[i], e));
         TRY(engine_lora_digests(g, e));
@@ -186,6 +219,7 @@ int engine_get_info(engine *g, bool with_digests, engine_info *out, err *e)
     out->dit_low_digest = g->digest[1];
     out->t5_digest = g->digest[2];
     out->vae_digest = g->digest[3];
+    out->lora_digest = g->digest[4];
     out->vace_digest = g->vace_digest;
     out->loras = g->loras;
     out->n_loras = g->n_adapters;

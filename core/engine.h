@@ -23,11 +23,13 @@
 #include <stdint.h>
 
 #include "core/base/str.h"
+#include "core/causal.h"
 #include "core/dit/dit_config.h"
 #include "core/dit/shots.h"
 #include "core/hooks/hooks.h"
 #include "core/sample/schedule.h"
 #include "core/tensor.h"
+#include "core/vae/vae.h"
 
 typedef struct engine engine;
 
@@ -53,11 +55,14 @@ typedef struct engine_options {
     int n_loras;
     const char *vace;                        /* VACE weights for this base: the release whole, or only its vace_* tensors; NULL or "": those of
                                               * the diffusion model itself, if it has some */
+    const char *lora;                        /* LongLive's adapter; NULL or "": the one beside the model, "none": none */
+    double lora_alpha;                       /* 0: its rank */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL, NULL, 0 }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
+backend *engine_backend(const engine *g);    /* where its tensors live */
 
 typedef struct engine_info {
     const char *family;                      /* "wan2.1", "wan2.2-a14b" ... */
@@ -69,11 +74,13 @@ typedef struct engine_info {
     const vae_config *vae;
     bool two_experts;
     /* content digests (ckpt_digest), computed on the first call of engine_info(); "" for a missing part */
-    const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest;
+    const char *dit_digest, *dit_low_digest, *t5_digest, *vae_digest, *lora_digest;
     const char *vace_digest;                 /* "" when the VACE weights are in the diffusion model's own file, or there are none */
     const engine_lora *loras;                /* with their digests */
     int n_loras;
     const char *conditions;                  /* for the caller: JSON of the digests of the files that condition its runs; NULL here */
+    bool causal;                             /* makes video block by block: runs need run_params.causal */
+    const char *lora;                        /* path of LongLive's own adapter, or NULL */
     int64_t dit_bytes, t5_bytes, vae_bytes;  /* weights as held */
 } engine_info;
 /* Digests read every byte of the checkpoint once; pass with_digests false to leave them "". */
@@ -184,9 +191,13 @@ typedef struct run_params {
     const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
     int n_vace_scale;
     const double *vace_block_scale;          /* one factor a VACE block, or NULL */
+    /* NULL but for causal models: window, blocks and steps. Sizes, seed, shift and generator are those above. There is no guidance;
+     * cond[i] rules from latent frame prompt_at[i] on (prompt_at[0] is 0), from the next block's beginning. */
+    const causal_options *causal;
+    const int64_t *prompt_at;
 } run_params;
 #define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
-                          NULL, NULL, false, NULL, 0, NULL, 0, NULL }
+                          NULL, NULL, false, NULL, 0, NULL, 0, NULL, NULL, NULL }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */
@@ -200,9 +211,25 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
  * NaN or infinity in a step stops the run with ERR_NAN, naming the step and, if the weights are the cause, the tensor. */
 int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);
 
-/* Decodes and hands out 8-bit RGB frames in order as they are made: truncated like upstream's video writer,
- * (uint8)((clamp(x) + 1) / 2 * 255). A callback's error stops the decoding. */
-typedef int (*frame_fn)(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e);
+/* ---- causal runs, block by block (core/causal.h has the rules) ---- */
+
+typedef struct engine_clip engine_clip;
+
+/* `r` (with `causal`) and its prompts must live until the end. Frames are decoded when the engine has a VAE. */
+int engine_clip_begin(engine_clip **out, engine *g, const run_params *r, err *e);
+void engine_clip_end(engine_clip *c);        /* NULL is harmless */
+/* The next block of latents [16, block, height/8, width/8]; the caller frees it. Switches the prompt where one is due. */
+int engine_clip_next(engine_clip *c, const hooks *h, tensor *latents, err *e);
+int engine_clip_decode(engine_clip *c, const tensor *latents, frame_fn fn, void *user, err *e);
+void engine_clip_decode_anew(engine_clip *c);         /* the next latents to decode are the clip's first again */
+int64_t engine_clip_blocks(const engine_clip *c);     /* made so far */
+/* Which of the prompts rules block `block` (from 0): switches come one a block, so two at once take two blocks. */
+int engine_clip_prompt_of(const run_params *r, int64_t block);
+int engine_clip_save(engine_clip *c, const char *path, const char *identity, err *e);
+/* Right after engine_clip_begin(). */
+int engine_clip_load(engine_clip *c, const char *path, const char *identity, err *e);
+
+/* Decodes and hands out 8-bit RGB frames in order as they are made (vae_decode_rgb). A callback's error stops the decoding. */
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e);
 
 /* Estimates for a forecast, from shapes alone. */

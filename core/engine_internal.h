@@ -15,6 +15,9 @@ struct engine {
     const precision *prec;
     model_files files;
     bool ftfy;
+    ckpt *lora_file;                           /* LongLive's own adapter, merged before all others, or NULL */
+    double lora_alpha;
+    bool causal;
     ckpt *dit_file[2], *t5_file, *vae_file;    /* index 0: high noise, or the only expert; 1: low noise */
     dit_config dit_cfg;
     umt5_config t5_cfg;                        /* filled by engine_get_info */
@@ -23,7 +26,7 @@ struct engine {
     umt5 *t5;
     vae *vae;
     tokenizer *tok;
-    char digest[4][65];                        /* dit, dit_low, t5, vae; "" until asked for */
+    char digest[5][65];                        /* dit, dit_low, t5, vae, lora; "" until asked for */
     bool have_digests;
     struct engine_adapter {
         engine_lora is;                        /* path and digest point into this engine */
@@ -60,6 +63,15 @@ int engine_lora_digests(engine *g, err *e);
 int engine_need_t5(engine *g, err *e);
 int engine_need_vae(engine *g, err *e);
 int engine_need_dit(engine *g, int expert, err *e);
+
+/* A prompt's rows through the text embedding of a DiT: *context is made when empty, [text_len, dim]. */
+int engine_embed(engine *g, const prompt *p, int expert, tensor *context, err *e);
+/* The first tensor of a model's files that holds NaN or infinity: the likely cause of a run that went bad; or NULL. */
+const ckpt_tensor *engine_first_bad(const engine *g, int expert);
+/* The options of a causal run with everything from the run's parameters in them, checked. */
+int engine_causal_options(const engine *g, const run_params *r, causal_options *out, err *e);
+/* engine_run() of a causal model: all blocks, one after the other. */
+int engine_run_causal(engine *g, const run_params *r, const hooks *h, tensor *latents, err *e);
 
 struct prompt {
     int n_tokens, dim, text_len;

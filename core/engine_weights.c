@@ -12,13 +12,15 @@ static bool is_for(const engine *g, const engine_lora *l, int expert)
     return l->expert == LORA_BOTH || !g->dit_file[1] || (l->expert == LORA_LOW) == (expert == 1);
 }
 
-/* The adapters of one expert, in order; free() *out. */
+/* The adapters of one expert, in order, LongLive's own first; free() *out. */
 static int loras_of(const engine *g, int expert, lora **out, int *n, err *e)
 {
     *n = 0;
-    *out = calloc((size_t)g->n_adapters + 1, sizeof **out);
+    *out = calloc((size_t)g->n_adapters + 2, sizeof **out);
     if (!*out)
         return ERR(e, ERR_MEMORY, "no memory for %d adapters", g->n_adapters);
+    if (g->lora_file)
+        (*out)[(*n)++] = (lora){ .file = g->lora_file, .alpha = g->lora_alpha, .multiplier = 1 };
     for (int i = 0; i < g->n_adapters; i++)
         if (is_for(g, &g->adapters[i].is, expert) && g->adapters[i].is.multiplier != 0)
             (*out)[(*n)++] = (lora){ .file = g->adapters[i].file, .multiplier = g->adapters[i].is.multiplier };
@@ -29,10 +31,8 @@ int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e)
 {
     int rc = 0, count;
     lora *list = NULL;
-    if (n < 1)
-        return 0;
-    g->adapters = calloc((size_t)n, sizeof *g->adapters);
-    g->loras = calloc((size_t)n, sizeof *g->loras);
+    g->adapters = calloc((size_t)n + 1, sizeof *g->adapters);
+    g->loras = calloc((size_t)n + 1, sizeof *g->loras);
     if (!g->adapters || !g->loras)
         return ERR(e, ERR_MEMORY, "no memory for %d adapters", n);
     for (int i = 0; i < n; i++) {

@@ -17,7 +17,12 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
 {
     if (r->width < 16 || r->height < 16 || r->width % 16 || r->height % 16 || r->width > 16384 || r->height > 16384)
         return ERR(e, ERR_CONFIG, "video.width and video.height are %d x %d: multiples of 16 from 16 to 16384 are needed", r->width, r->height);
-    if (r->frames < 1 || r->frames % VAE_TIME != 1 || r->frames > 4093)
+    causal_options o;
+    if (r->causal && r->frames > 0 && r->frames % VAE_TIME == 1) {
+        int rc = engine_causal_options(g, r, &o, e);
+        if (rc)
+            return rc;
+    } else if (r->frames < 1 || r->frames % VAE_TIME != 1 || r->frames > 4093)
         return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
                    r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
     shape[0] = g->dit_cfg.out_dim;      /* a 17th input channel, the shot's, is no latent */
@@ -29,7 +34,10 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
 
 int engine_schedule(const engine *g, const run_params *r, schedule *out, int *expert, err *e)
 {
-    int rc = schedule_build(out, r->solver, r->steps, r->shift, e);
+    causal_options o;
+    int rc = r->causal ? engine_causal_options(g, r, &o, e) : schedule_build(out, r->solver, r->steps, r->shift, e);
+    if (!rc && r->causal)
+        rc = causal_schedule(out, &o, e);
     if (rc)
         return rc;
     if (g->dit_file[1] && !(r->boundary >= 0 && r->boundary <= 1)) {
@@ -67,23 +75,31 @@ typedef struct {
     tensor context;
 } context_slot;
 
-static int context_get(engine *g, context_slot *slot, const prompt *p, int expert, err *e)
+int engine_embed(engine *g, const prompt *p, int expert, tensor *context, err *e)
 {
     int rc = 0;
     tensor rows = { 0 };
-    if (slot->of == p && slot->expert == expert && slot->context.data)
-        return 0;
-    slot->of = NULL;
-    if (!slot->context.data)
-        TRY(TENSOR_NEW(&slot->context, g->be, g->prec->act, e, g->dit_cfg.text_len, g->dit_cfg.dim));
+    if (!context->data)
+        TRY(TENSOR_NEW(context, g->be, g->prec->act, e, g->dit_cfg.text_len, g->dit_cfg.dim));
     TRY(TENSOR_NEW(&rows, g->be, g->prec->act, e, p->n_tokens, p->dim));
     TRY(op_upload_f32(&rows, p->rows, e));
-    TRY(dit_embed_text(g->dits[expert], &rows, &slot->context, e));
-    slot->of = p;
-    slot->expert = expert;
+    TRY(dit_embed_text(g->dits[expert], &rows, context, e));
 out:
     tensor_free(&rows);
     return rc;
+}
+
+static int context_get(engine *g, context_slot *slot, const prompt *p, int expert, err *e)
+{
+    if (slot->of == p && slot->expert == expert && slot->context.data)
+        return 0;
+    slot->of = NULL;
+    int rc = engine_embed(g, p, expert, &slot->context, e);
+    if (rc)
+        return rc;
+    slot->of = p;
+    slot->expert = expert;
+    return 0;
 }
 
 /* v = u + g (c - u), three roundings (text2video.py:240-246), into *cond */
@@ -112,7 +128,7 @@ static int skipped_blocks(bool **out, const engine *g, const run_params *r, err 
     return 0;
 }
 
-/* The first tensor of a checkpoint that holds NaN or infinity: the likely cause of a run that went bad. */
+/* The first tensor of a checkpoint that holds NaN or infinity. */
 static const ckpt_tensor *first_bad_tensor(const ckpt *c)
 {
     enum { CHUNK = 4096 };
@@ -131,17 +147,25 @@ static const ckpt_tensor *first_bad_tensor(const ckpt *c)
     return NULL;
 }
 
+const ckpt_tensor *engine_first_bad(const engine *g, int expert)
+{
+    const ckpt_tensor *bad = first_bad_tensor(g->dit_file[expert]);
+    if (!bad && g->lora_file)
+        bad = first_bad_tensor(g->lora_file);
+    for (int k = 0; !bad && k < g->n_adapters; k++)
+        bad = first_bad_tensor(g->adapters[k].file);
+    if (!bad && g->vace_loaded && g->vace_file)
+        bad = first_bad_tensor(g->vace_file);
+    return bad;
+}
+
 static int check_finite(engine *g, const tensor *t, float *host, int step, int steps, int expert, err *e)
 {
     int64_t n = tensor_count(t);
     int rc = op_download_f32(host, t, e);
     for (int64_t i = 0; !rc && i < n; i++)
         if (!isfinite(host[i])) {
-            const ckpt_tensor *bad = first_bad_tensor(g->dit_file[expert]);
-            for (int k = 0; !bad && k < g->n_adapters; k++)
-                bad = first_bad_tensor(g->adapters[k].file);
-            if (!bad && g->vace_loaded && g->vace_file)
-                bad = first_bad_tensor(g->vace_file);
+            const ckpt_tensor *bad = engine_first_bad(g, expert);
             if (bad)
                 return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
                            bad->name, bad->file);
@@ -196,6 +220,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     context_slot slots[2] = { { 0 } };
     int *expert = NULL;
     float *host = NULL;
+    if (r->causal)
+        return engine_run_causal(g, r, h, latents, e);
     *latents = (tensor){ 0 };
     TRY(check_params(r, e));
     bool vace = run_has_vace(g, r);
@@ -302,44 +328,14 @@ out:
 
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e)
 {
-    int rc = 0;
-    tensor z = { 0 }, frames = { 0 };
     vae_stream *s = NULL;
-    float *host = NULL;
-    uint8_t *rgb = NULL;
     int64_t index = 0;
-    TRY(engine_need_vae(g, e));
-    TRY(vae_decode_begin(g->vae, latents, &z, e));
-    TRY(vae_decoder_new(&s, g->vae, e));
-    for (int64_t f = 0; f < latents->shape[1]; f++) {
-        tensor one = tensor_rows(&z, f, 1);
-        TRY(vae_decode_next(s, &one, &frames, e));
-        int64_t size = frames.shape[1] * frames.shape[2] * 3;
-        if (!host && (!(host = malloc((size_t)(size * VAE_TIME) * sizeof *host)) || !(rgb = malloc((size_t)size)))) {
-            rc = ERR(e, ERR_MEMORY, "no host memory for frames of %" PRId64 " x %" PRId64, frames.shape[2], frames.shape[1]);
-            goto out;
-        }
-        TRY(op_download_f32(host, &frames, e));
-        for (int64_t t = 0; t < frames.shape[0]; t++) {
-            for (int64_t i = 0; i < size; i++) {
-                float v = host[t * size + i];
-                if (isnan(v)) {
-                    rc = ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", index);
-                    goto out;
-                }
-                v = v < -1 ? -1 : v > 1 ? 1 : v;
-                rgb[i] = (uint8_t)((v + 1) / 2 * 255);      /* truncation, as upstream's videos (utils.py:23-61) */
-            }
-            TRY(fn(index++, (int)frames.shape[2], (int)frames.shape[1], rgb, user, e));
-        }
-        tensor_free(&frames);
-    }
-out:
+    int rc = engine_need_vae(g, e);
+    if (!rc)
+        rc = vae_decoder_new(&s, g->vae, e);
+    if (!rc)
+        rc = vae_decode_rgb(s, latents, &index, fn, user, e);
     vae_stream_free(s);
-    tensor_free(&z);
-    tensor_free(&frames);
-    free(host);
-    free(rgb);
     return rc;
 }
 
@@ -359,9 +355,18 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
     /* a multiply and an add count as two; per block: q k v o, scores and values, cross q o, cross k v of the text, FFN */
     double pairs = shot_run_pairs(r->shots, r->frames, shape[1], shape[2] / 2 * (shape[3] / 2));
     double block = 2 * L * D * D * 4 + 4 * pairs * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
+    double calls = guided ? 2 : 1;
+    if (r->causal) {      /* queries see the window only; a fifth call (of four steps) fills the cache; nothing is guided */
+        double frame = L / (double)shape[1], window = r->causal->window == -1 ? (double)shape[1] : r->causal->window;
+        double keys = window < (double)shape[1] ? window * frame : L;
+        block += 4 * L * (keys - L) * D;
+        calls = (r->steps + 1.0) / r->steps;
+    }
     *out = (engine_cost){ 0 };
     int n_blocks = c->num_layers + (run_has_vace(g, r) ? c->n_vace_layers : 0);
-    out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * (guided ? 2 : 1);
+    out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * calls;
+    if (r->causal)      /* from here on: what one call works on */
+        L = L / (double)shape[1] * (r->causal->window == -1 ? (double)shape[1] : r->causal->window);
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))
@@ -380,12 +385,14 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
         out->flops_decode = 2 * pixels * per;
         out->decode_bytes = (int64_t)(4.0 * VAE_TIME * r->width * r->height * c0 * 5);
     }
-    ckpt *files[5] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->vace_file };
-    for (int f = 0; f < 5; f++)
+    ckpt *files[6] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->vace_file, g->lora_file };
+    for (int f = 0; f < 6; f++)
         for (size_t i = 0; files[f] && i < ckpt_count(files[f]); i++)
             out->weight_bytes += (int64_t)ckpt_at(files[f], i)->bytes;
     double size = (double)dtype_size(g->prec->act);
     out->activation_bytes = (int64_t)(L * (7 * D + M + c->in_dim * 4 + c->out_dim * 4) * size + T * 4 * D * size +
                                       9 * 4.0 * (double)(shape[0] * shape[1] * shape[2] * shape[3]));
+    if (r->causal)      /* keys and values of the window */
+        out->activation_bytes += (int64_t)(2.0 * c->num_layers * L * D * 4);
     return 0;
 }

@@ -173,6 +173,7 @@ int batch_run_config(str *text, const config *cfg, const char *marked_prompt, in
     c.model.threads = 0;
     c.batch.videos_per_variation = 1;
     c.batch.limit = c.batch.max_failures = 0;
+    c.causal.save_every = 0;
     int_ranges_release(&c.batch.variations);
     c.batch.variations.all = true;
     c.output.use_timestamp = false;
@@ -199,6 +200,8 @@ void batch_checkpoints_json(str *out, const engine_info *info)
         jw_kstring(&w, "t5", info->t5_digest);
     if (info->vae_digest && info->vae_digest[0])
         jw_kstring(&w, "vae", info->vae_digest);
+    if (info->lora_digest && info->lora_digest[0])
+        jw_kstring(&w, "adapter", info->lora_digest);
     if (info->vace_digest && info->vace_digest[0])
         jw_kstring(&w, "vace", info->vace_digest);
     if (info->conditions) {

@@ -21,7 +21,9 @@ struct capture {
     int32_t *heads;                    /* chosen, or the single -1 */
     int n_chosen_heads;
     int n_words;
-    int *word_begin, *columns;
+    struct { int *begin, *columns; } *plans;      /* which text positions a word has: one for each prompt */
+    int n_plans;
+    str *journal;
     float *maps;                       /* all heads (or the mean) x words x tokens */
     int64_t n_tokens;
     char *path;
@@ -141,10 +143,8 @@ int capture_bytes(const config *cfg, int steps, const int64_t shape[4], int laye
 static int prepare_attention(capture *c, trace_spec *t, owned *o, const capture_spec *s, trace_word *words, err *e)
 {
     int total = 0;
-    for (int i = 0; i < s->words->n; i++) {
+    for (int i = 0; i < s->words->n; i++)
         words[i] = (trace_word){ s->words->items[i].text, s->words->items[i].tokens, s->words->items[i].n_tokens };
-        total += words[i].n_tokens;
-    }
     t->axes.words = words;
     t->axes.n_words = c->n_words = s->words->n;
     c->n_heads = s->info->dit->num_heads;
@@ -153,18 +153,28 @@ static int prepare_attention(capture *c, trace_spec *t, owned *o, const capture_
     o->heads.items = NULL;
     t->axes.heads = c->heads;
     size_t rows = (size_t)(c->heads[0] < 0 ? 1 : c->n_heads) * (size_t)c->n_words;
-    c->word_begin = malloc(((size_t)c->n_words + 1) * sizeof *c->word_begin);
-    c->columns = malloc((size_t)(total > 0 ? total : 1) * sizeof *c->columns);
     c->maps = malloc(rows * (size_t)c->n_tokens * sizeof *c->maps);
-    if (!c->word_begin || !c->columns || !c->maps)
+    c->n_plans = s->by_prompt ? s->run->n_cond : 1;
+    c->plans = calloc((size_t)c->n_plans, sizeof *c->plans);
+    if (!c->maps || !c->plans)
         return ERR(e, ERR_MEMORY, "out of memory for attention maps of %d words", c->n_words);
-    int at = 0;
-    for (int i = 0; i < c->n_words; i++) {
-        c->word_begin[i] = at;
-        for (int k = 0; k < words[i].n_tokens; k++)
-            c->columns[at++] = words[i].tokens[k];
+    for (int p = 0; p < c->n_plans; p++) {
+        const prompt_words *from = s->by_prompt ? &s->by_prompt[p] : s->words;
+        int at = 0;
+        total = 0;
+        for (int i = 0; i < c->n_words; i++)
+            total += from->items[i].n_tokens;
+        c->plans[p].begin = malloc(((size_t)c->n_words + 1) * sizeof *c->plans[p].begin);
+        c->plans[p].columns = malloc((size_t)(total > 0 ? total : 1) * sizeof *c->plans[p].columns);
+        if (!c->plans[p].begin || !c->plans[p].columns)
+            return ERR(e, ERR_MEMORY, "out of memory for attention maps of %d words", c->n_words);
+        for (int i = 0; i < c->n_words; i++) {
+            c->plans[p].begin[i] = at;
+            for (int k = 0; k < from->items[i].n_tokens; k++)
+                c->plans[p].columns[at++] = from->items[i].tokens[k];
+        }
+        c->plans[p].begin[c->n_words] = at;
     }
-    c->word_begin[c->n_words] = at;
     return 0;
 }
 
@@ -185,6 +195,8 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     const char **pieces = NULL;
     char *device = NULL;
     capture_shots shots = { 0 };
+    int32_t *blocks = NULL;
+    double *levels = NULL;
     const config *cfg = s->cfg;
     int steps = s->run->steps;
     *out = NULL;
@@ -223,7 +235,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
         t.axes.token_pieces = pieces;
         t.axes.n_token_pieces = n;
     }
-    trace_attribute more[5];
+    trace_attribute more[6];
     char references[16];
     t.more = more;
     more[t.n_more++] = (trace_attribute){ "precision", s->info->precision };
@@ -234,11 +246,35 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     more[t.n_more++] = (trace_attribute){ "noise", config_enum_name("sampling.noise", cfg->sampling.noise) };
     if (s->words->n_dropped)
         more[t.n_more++] = (trace_attribute){ "words_not_found", str_text(&s->words->dropped) };
+    if (s->timeline)
+        more[t.n_more++] = (trace_attribute){ "timeline", s->timeline };
+    if (s->run->causal) {
+        t.block_frames = s->run->causal->block;
+        t.n_blocks = (int)(shape[1] / t.block_frames);
+        blocks = calloc((size_t)t.n_blocks, sizeof *blocks);
+        levels = calloc(3 * (size_t)steps + 1, sizeof *levels);
+        if (!blocks || !levels) {
+            rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
+            goto out;
+        }
+        for (int i = 0; i < t.n_blocks; i++)
+            blocks[i] = engine_clip_prompt_of(s->run, i);
+        t.block_prompts = blocks;
+        for (int k = 0; k <= steps; k++)
+            levels[k] = c->s.sigmas[k];
+        for (int k = 0; k < steps; k++) {
+            levels[steps + 1 + k] = c->s.timesteps[k];
+            levels[2 * steps + 1 + k] = s->run->guidance[s->run->n_guidance == 1 ? 0 : k];
+        }
+        t.block_sigmas = levels;
+        t.block_timesteps = levels + steps + 1;
+        t.block_guidance = levels + 2 * steps + 1;
+    }
     t.prompt = s->marked_prompt;
     t.clean_prompt = s->clean_prompt;
     t.negative_prompt = s->negative_prompt;
     t.seed = (int64_t)s->run->seed;
-    t.solver = solver_name(s->run->solver);
+    t.solver = s->run->causal ? "few_step" : solver_name(s->run->solver);
     t.shift = s->run->shift;
     t.guidance = cfg->sampling.guidance_scale;
     t.family = s->info->family;
@@ -263,6 +299,8 @@ out:
     owned_release(&o);
     capture_shots_release(&shots);
     free(words);
+    free(blocks);
+    free(levels);
     free(pieces);
     free(device);
     return rc;
@@ -273,6 +311,8 @@ out:
 static bool wants(const hook_point *p, void *user)
 {
     const capture *c = user;
+    if (p->pass != PASS_DENOISE)      /* the calls that fill a cache are no steps */
+        return false;
     switch (p->kind) {
     case HOOK_LATENTS:
         return true;
@@ -285,18 +325,65 @@ static bool wants(const hook_point *p, void *user)
     }
 }
 
+/* One piece of a trace: where it belongs, and its numbers. */
+typedef struct record {
+    int32_t kind, row, slot;           /* a hook_kind or RECORD_STEP; row, slot of a step, or step; slot of a layer */
+    int64_t first, frames, n;          /* frames -1: a whole row */
+} record;
+
+static int store(capture *c, const record *r, const float *values, err *e)
+{
+    if (c->journal) {
+        str_addn(c->journal, (const char *)r, sizeof *r);
+        str_addn(c->journal, (const char *)values, (size_t)r->n * sizeof *values);
+        if (c->journal->failed)
+            return ERR(e, ERR_MEMORY, "%s: out of memory for what a block leaves", c->path);
+    }
+    if (r->kind == HOOK_LATENTS)
+        return r->frames < 0 ? trace_put_latents(c->t, r->row, values, e) : trace_put_latents_part(c->t, r->row, r->first, r->frames, values, e);
+    if (r->kind == HOOK_VELOCITY)
+        return r->frames < 0 ? trace_put_velocity(c->t, r->row, values, e) : trace_put_velocity_part(c->t, r->row, r->first, r->frames, values, e);
+    return r->frames < 0 ? trace_put_attention(c->t, r->row, r->slot, values, e)
+                         : trace_put_attention_part(c->t, r->row, r->slot, r->first, r->frames, values, e);
+}
+
+static record place(const capture *c, const hook_point *p, int row, int slot, int64_t frames, int64_t n)
+{
+    return (record){ p->kind, row, slot, p->frame, c->run->causal ? frames : -1, n };
+}
+
+enum { RECORD_STEP = -1 };
+
+static int step_of(capture *c, int k, err *e)
+{
+    const record r = { .kind = RECORD_STEP, .row = k };
+    if (c->journal) {
+        str_addn(c->journal, (const char *)&r, sizeof r);
+        if (c->journal->failed)
+            return ERR(e, ERR_MEMORY, "%s: out of memory for what a block leaves", c->path);
+    }
+    return trace_put_step(c->t, k, c->s.sigmas[k], c->s.sigmas[k + 1], c->s.timesteps[k], c->run->guidance[c->run->n_guidance == 1 ? 0 : k],
+                          c->expert[k], e);
+}
+
 static int show_latents(capture *c, const hook_point *p, const hook_data *d, err *e)
 {
     int rc = 0;
     int row = c->latents ? trace_latent_row(c->t, p->step) : -1;
-    if (p->step > 0) {
-        int k = p->step - 1;
-        rc = trace_put_step(c->t, k, c->s.sigmas[k], c->s.sigmas[k + 1], c->s.timesteps[k],
-                            c->run->guidance[c->run->n_guidance == 1 ? 0 : k], c->expert[k], e);
+    if (p->step > 0 && p->block == 0)      /* every block has the same steps */
+        rc = step_of(c, p->step - 1, e);
+    if (!rc && row >= 0 && !(rc = op_download_f32(c->host, d->value, e))) {
+        record r = place(c, p, row, 0, d->value->shape[1], tensor_count(d->value));
+        rc = store(c, &r, c->host, e);
     }
-    if (!rc && row >= 0 && !(rc = op_download_f32(c->host, d->value, e)))
-        rc = trace_put_latents(c->t, row, c->host, e);
     return rc;
+}
+
+static int show_velocity(capture *c, const hook_point *p, const hook_data *d, err *e)
+{
+    record r = place(c, p, trace_velocity_row(c->t, p->step), 0, d->value->shape[1], tensor_count(d->value));
+    int rc = op_download_f32(c->host, d->value, e);
+    return rc ? rc : store(c, &r, c->host, e);
 }
 
 static int show_attention(capture *c, const hook_point *p, const hook_data *d, err *e)
@@ -305,20 +392,28 @@ static int show_attention(capture *c, const hook_point *p, const hook_data *d, e
     const attn_args *a = d->attn;
     tensor probs = { 0 };
     bool mean = c->heads[0] < 0;
-    int64_t map = (int64_t)c->n_words * c->n_tokens;
-    if (a->n_heads != c->n_heads || a->q->shape[0] != c->n_tokens)
+    int64_t tokens = d->grid[0] * d->grid[1] * d->grid[2], map = (int64_t)c->n_words * tokens;
+    int which = c->run->causal ? engine_clip_prompt_of(c->run, p->block) : 0;
+    if (a->n_heads != c->n_heads || a->q->shape[0] != tokens || tokens > c->n_tokens || which >= c->n_plans)
         return ERR(e, ERR_INTERNAL, "block %d shows %d heads and %" PRId64 " tokens, expected %d and %" PRId64, p->layer, a->n_heads,
                    a->q->shape[0], c->n_heads, c->n_tokens);
-    TRY(TENSOR_NEW(&probs, a->q->be, DT_F32, e, mean ? 1 : c->n_heads, c->n_words, c->n_tokens));
-    attn_probs_args args = { .out = &probs, .q = a->q, .k = a->k, .n_heads = a->n_heads, .scale = a->scale, .plan = a->plan,
-                             .n_words = c->n_words, .word_begin = c->word_begin, .columns = c->columns };
-    TRY(op_attn_probs(&args, e));
-    TRY(op_download_f32(c->maps, &probs, e));
+    int rows = mean ? 1 : c->n_heads;
+    const int *begin = c->plans[which].begin;
+    if (begin[c->n_words]) {
+        TRY(TENSOR_NEW(&probs, a->q->be, DT_F32, e, rows, c->n_words, tokens));
+        attn_probs_args args = { .out = &probs, .q = a->q, .k = a->k, .n_heads = a->n_heads, .scale = a->scale, .plan = a->plan,
+                                 .n_words = c->n_words, .word_begin = begin, .columns = c->plans[which].columns };
+        TRY(op_attn_probs(&args, e));
+        TRY(op_download_f32(c->maps, &probs, e));
+    } else {
+        memset(c->maps, 0, (size_t)(rows * map) * sizeof *c->maps);      /* no word of the clip is in this prompt */
+    }
     if (!mean)      /* the chosen heads move to the front; they rise, so nothing is overwritten before it is read */
         for (int i = 0; i < c->n_chosen_heads; i++)
             if (c->heads[i] != i)
                 memmove(c->maps + i * map, c->maps + c->heads[i] * map, (size_t)map * sizeof *c->maps);
-    TRY(trace_put_attention(c->t, trace_step_slot(c->t, p->step), trace_layer_slot(c->t, p->layer), c->maps, e));
+    record r = place(c, p, trace_step_slot(c->t, p->step), trace_layer_slot(c->t, p->layer), d->grid[0], c->n_chosen_heads * map);
+    TRY(store(c, &r, c->maps, e));
 out:
     tensor_free(&probs);
     return rc;
@@ -326,24 +421,63 @@ out:
 
 static int show(const hook_point *p, const hook_data *d, void *user, err *e)
 {
-    capture *c = user;
-    int rc = 0;
     switch (p->kind) {
     case HOOK_LATENTS:
-        rc = show_latents(c, p, d, e);
-        break;
+        return show_latents(user, p, d, e);
     case HOOK_VELOCITY:
-        rc = op_download_f32(c->host, d->value, e);
-        if (!rc)
-            rc = trace_put_velocity(c->t, trace_velocity_row(c->t, p->step), c->host, e);
-        break;
+        return show_velocity(user, p, d, e);
     case HOOK_CROSS_ATTN:
-        rc = show_attention(c, p, d, e);
-        break;
+        return show_attention(user, p, d, e);
     default:
-        break;
+        return 0;
     }
-    return rc;
+}
+
+/* ---- blocks that were made before ---- */
+
+void capture_journal(capture *c, str *journal)
+{
+    c->journal = journal;
+}
+
+/* The same calls in the same order, so that the file is the same. */
+int capture_replay(capture *c, const void *journal, size_t bytes, err *e)
+{
+    int rc = 0;
+    str *to = c->journal;
+    c->journal = NULL;
+    const char *at = journal;
+    float *values = NULL;
+    while (!rc && bytes) {
+        record r;
+        if (bytes >= sizeof r)
+            memcpy(&r, at, sizeof r);
+        if (bytes < sizeof r || r.n < 0 || (uint64_t)r.n > (bytes - sizeof r) / sizeof *values) {
+            rc = ERR(e, ERR_FORMAT, "%s: what a block left for its trace is cut off", c->path);
+            break;
+        }
+        free(values);
+        values = malloc((size_t)(r.n > 0 ? r.n : 1) * sizeof *values);
+        if (!values) {
+            rc = ERR(e, ERR_MEMORY, "%s: out of memory for what a block left", c->path);
+            break;
+        }
+        memcpy(values, at + sizeof r, (size_t)r.n * sizeof *values);
+        if (r.kind == RECORD_STEP && (r.row < 0 || r.row >= c->run->steps))
+            rc = ERR(e, ERR_FORMAT, "%s: what a block left for its trace has a step %d", c->path, (int)r.row);
+        else
+            rc = r.kind == RECORD_STEP ? step_of(c, r.row, e) : store(c, &r, values, e);
+        at += sizeof r + (size_t)r.n * sizeof *values;
+        bytes -= sizeof r + (size_t)r.n * sizeof *values;
+    }
+    free(values);
+    c->journal = to;
+    return rc ? rc : trace_flush(c->t, e);
+}
+
+int capture_flush(capture *c, err *e)
+{
+    return trace_flush(c->t, e);
 }
 
 int capture_observe(capture *c, hooks *h, err *e)
@@ -357,8 +491,11 @@ static void release(capture *c)
     free(c->expert);
     free(c->host);
     free(c->heads);
-    free(c->word_begin);
-    free(c->columns);
+    for (int i = 0; c->plans && i < c->n_plans; i++) {
+        free(c->plans[i].begin);
+        free(c->plans[i].columns);
+    }
+    free(c->plans);
     free(c->maps);
     free(c->path);
     free(c);

@@ -17,6 +17,9 @@ typedef struct capture_spec {
     const run_params *run;         /* sizes, schedule, guidance (one value a step) */
     const prompt *prompt;          /* whose pieces are listed; may be NULL */
     const prompt_words *words;
+    /* causal runs: the tokens of those words in each of the run's prompts, none where a prompt lacks a word; else NULL */
+    const prompt_words *by_prompt;
+    const char *timeline;          /* JSON of the prompts, when there are several; or NULL */
     const char *marked_prompt, *clean_prompt, *negative_prompt;
     const char *run_config;        /* text of batch_run_config() */
     const char *checkpoints;       /* JSON of their digests */
@@ -31,6 +34,11 @@ bool capture_wanted(const config *cfg);
  * a word to look at, the trace has no /attention. ERR_CONFIG when a chosen layer or head does not exist. */
 int capture_open(capture **out, const char *path, const capture_spec *s, err *e);
 int capture_observe(capture *c, hooks *h, err *e);
+/* Causal runs: what goes into the trace is also appended to `journal` (NULL: no longer), from which capture_replay() puts it into
+ * a trace once more. capture_flush() at the end of a block brings it into the file; capture_replay() ends with that. */
+void capture_journal(capture *c, str *journal);
+int capture_replay(capture *c, const void *journal, size_t bytes, err *e);
+int capture_flush(capture *c, err *e);
 /* Frees c whatever happens; after a failure no file is left. */
 int capture_commit(capture *c, err *e);
 void capture_abort(capture *c);    /* NULL is harmless */

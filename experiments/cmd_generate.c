@@ -38,7 +38,7 @@ static const char HELP[] =
     "  --lora-weight FILE...            adapters of the low-noise expert or the only model; --lora-weight-high FILE... those of\n"
     "                                   the high-noise one: for both, name a file in both\n"
     "  --lora-multiplier M...           one an adapter, in their order (1); --lora-multiplier-high M...\n"
-    "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B: checked against the files\n"
+    "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B, longlive-1.3B: checked against the files\n"
     "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
     "\n"
     "video\n"
@@ -87,6 +87,14 @@ static const char HELP[] =
     "  --preview N                      every N steps a rough look at the latents, previews/latent_preview.mp4 beside the video\n"
     "  --preview-suffix TEXT            behind the name of that file\n"
     "  --no-metadata                    leave the parameters out of the file\n"
+    "\n"
+    "LongLive (video block by block; docs/longlive.md)\n"
+    "  --prompt 'A [at 21] B'           B rules from latent frame 21 on\n"
+    "  --blocks N                       length in blocks of 12 frames (the first has 9), in place of --video-length\n"
+    "  --stdout y4m                     frames to standard output as they are made; needs no --save-path. To watch:\n"
+    "                                   wanscope generate ... --stdout y4m | ffplay -\n"
+    "  --resume-dir DIR                 keeps states in DIR and goes on from the one found there; removed at the end\n"
+    "\n"
     "  --quiet | --verbose | --help | --version\n";
 
 #define TEXT_ONLY "image-to-video and Fun-Control models are not in this build; --ref-image, --control-video and --mask-video condition a VACE model"
@@ -145,6 +153,10 @@ static const flag_spec FLAGS[] = {
     { "cuda-noise", 0, "sampling.noise", "torch-cuda", NULL },
     { "from-video", 1, NULL, NULL, NULL },
     { "from-file", 1, NULL, NULL, NULL },
+    { "blocks", 1, "causal.blocks", NULL, NULL },
+    { "lora-alpha", 1, "causal.lora_alpha", NULL, NULL },
+    { "stdout", 1, NULL, NULL, NULL },
+    { "resume-dir", 1, NULL, NULL, NULL },
     { "save-path", 1, NULL, NULL, NULL },
     { "output", 1, NULL, NULL, NULL },
     { "output-type", 1, NULL, NULL, NULL },
@@ -297,13 +309,13 @@ static const char *length_of(const request *q)
 
 static int check_choices(request *q, err *e)
 {
-    static const char *const tasks[] = { "t2v-1.3B", "t2v-14B", "t2v-A14B" };
+    static const char *const tasks[] = { "t2v-1.3B", "t2v-14B", "t2v-A14B", "longlive-1.3B" };
     const char *task = flags_value(&q->f, "task"), *type = flags_value(&q->f, "output-type"), *prompt = flags_value(&q->f, "prompt");
     bool known = !task;
     for (size_t i = 0; task && i < sizeof tasks / sizeof *tasks; i++)
         known |= strcmp(task, tasks[i]) == 0;
     if (!known)
-        return ERR(e, ERR_ARG, "--task is '%s': this build makes videos from text with t2v-1.3B, t2v-14B and t2v-A14B", task);
+        return ERR(e, ERR_ARG, "--task is '%s': this build makes videos from text with t2v-1.3B, t2v-14B, t2v-A14B and longlive-1.3B", task);
     q->structured = flags_given(&q->f, "global-caption") || flags_given(&q->f, "shot-captions");
     if (q->structured && prompt)
         return ERR(e, ERR_ARG, "--prompt and --%s are given: a multi-shot prompt is either one text with its marks or captions, not both",
@@ -327,7 +339,10 @@ static int check_choices(request *q, err *e)
         return ERR(e, ERR_ARG, "no model: give --ckpt-dir with a checkpoint's folder, or --dit, --t5, --vae and --tokenizer");
     if (flags_given(&q->f, "dit-high-noise") != flags_given(&q->f, "dit-low-noise"))
         return ERR(e, ERR_ARG, "--dit-high-noise and --dit-low-noise are the two experts of one model: give both, or --dit for a model with one");
-    if (!flags_given(&q->f, "save-path") && !flags_given(&q->f, "output"))
+    const char *pipe = flags_value(&q->f, "stdout");
+    if (pipe && strcmp(pipe, "y4m"))
+        return ERR(e, ERR_ARG, "--stdout is '%s': y4m is what can be written there", pipe);
+    if (!pipe && !flags_given(&q->f, "save-path") && !flags_given(&q->f, "output"))
         return ERR(e, ERR_ARG, "no place for the video: give --save-path with a folder or a file name ending in .mp4");
     q->video = !type || strcmp(type, "video") == 0 || strcmp(type, "both") == 0;
     q->latent = type && (strcmp(type, "latent") == 0 || strcmp(type, "both") == 0);
@@ -537,6 +552,8 @@ static int check_task(const request *q, const engine_info *info, err *e)
         return 0;
     if ((strcmp(task, "t2v-A14B") == 0) != info->two_experts)
         return ERR(e, ERR_CONFIG, "--task %s: the files hold %s (%s)", task, info->two_experts ? "two experts" : "one model", info->family);
+    if ((strcmp(task, "longlive-1.3B") == 0) != info->causal)
+        return ERR(e, ERR_CONFIG, "--task %s: the files hold a %s model (%s)", task, info->causal ? "causal" : "bidirectional", info->family);
     if (strcmp(task, "t2v-1.3B") == 0 && info->dit->num_layers >= 40)
         return ERR(e, ERR_CONFIG, "--task %s: the files hold a model of %d layers, width %d", task, info->dit->num_layers, info->dit->dim);
     return 0;
@@ -595,9 +612,11 @@ static int choose_targets(targets *t, const request *q, err *e)
     const char *path = flags_value(&q->f, "save-path"), *ending = media_have_ffmpeg() ? "mp4" : "y4m";
     if (!path)
         path = flags_value(&q->f, "output");
-    bool file = is_file_name(path);
+    bool file = path && is_file_name(path);
     char *folder = NULL, *base = NULL;
     *t = (targets){ 0 };
+    if (!path)      /* to standard output only */
+        return 0;
     if (file) {
         char *dot = NULL;
         folder = str_dup(path);
@@ -682,6 +701,25 @@ static int generate(request *q, err *e)
         rc = ERR(e, ERR_CONFIG, "there is no VAE beside the model, so no video can be made: give --vae, or --output-type latent");
         goto out;
     }
+    const char *resume = flags_value(&q->f, "resume-dir");
+    bool pipe = flags_given(&q->f, "stdout");
+    if (!info->causal && (resume || pipe || flags_given(&q->f, "blocks"))) {
+        rc = ERR(e, ERR_CONFIG, "--%s belongs to models that make video block by block (LongLive), and this is %s", resume ? "resume-dir" : pipe ? "stdout" :
+                 "blocks", info->family);
+        goto out;
+    }
+    if (info->causal && flags_given(&q->f, "preview")) {
+        rc = ERR(e, ERR_CONFIG, "--preview looks at a video that is denoised as a whole; this one is made block by block: --stdout y4m shows it as it is made");
+        goto out;
+    }
+    if (pipe && !info->vae) {
+        rc = ERR(e, ERR_CONFIG, "there is no VAE beside the model, so there are no frames for --stdout: give --vae");
+        goto out;
+    }
+    if (resume && fs_exists(resume) && !fs_is_dir(resume)) {
+        rc = ERR(e, ERR_ARG, "--resume-dir %s: a file of that name is in the way; name a folder", resume);
+        goto out;
+    }
     TRY(choose_targets(&to, q, e));
     if (to.images_part) {
         frames = fs_join(to.images_part, "frame");
@@ -696,14 +734,19 @@ static int generate(request *q, err *e)
             info->device, q->cfg.video.width, q->cfg.video.height, q->cfg.video.frames, q->cfg.sampling.steps, q->cfg.sampling.shift,
             q->cfg.sampling.guidance_scale, q->seed);
     run_files files = { .video = to.video, .latent = to.latent, .images = frames, .latent_preview = to.preview,
-                        .latent_preview_every = to.preview_every, .no_metadata = flags_given(&q->f, "no-metadata") };
+                        .latent_preview_every = to.preview_every, .no_metadata = flags_given(&q->f, "no-metadata"),
+                        .to_stdout = pipe, .resume = resume };
     TRY(runner_run(r, &v, q->seed, &files, e));
     if (to.images_part)
         TRY(fs_publish(to.images_part, to.images, e));
     log_progress_end();
-    print_path(to.video);
-    print_path(to.latent);
-    print_path(to.images);
+    if (resume)
+        TRY(runner_remove_states(resume, e));
+    if (!pipe) {      /* else standard output is the video */
+        print_path(to.video);
+        print_path(to.latent);
+        print_path(to.images);
+    }
 out:
     log_progress_end();
     if (rc) {
@@ -742,6 +785,10 @@ static int generate_file(const flags *f, int argc, char **argv, err *e)
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (flags_given(f, others[i]))
             return ERR(e, ERR_ARG, "--from-file and --%s are given: prompts come from one of the two", others[i]);
+    static const char *const single[] = { "stdout", "resume-dir" };
+    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
+        if (flags_given(f, single[i]))
+            return ERR(e, ERR_ARG, "--from-file makes several videos, and --%s is for one: leave it out", single[i]);
     if (!place)
         place = flags_value(f, "output");
     if (place && is_file_name(place))
@@ -786,7 +833,10 @@ int cmd_generate(int argc, char **argv)
         log_set_level(flags_given(&q.f, "quiet") ? LOG_WARN : flags_given(&q.f, "verbose") ? LOG_DEBUG : LOG_INFO);
         rc = flags_given(&q.f, "from-file") ? generate_file(&q.f, argc, argv, &e) : generate(&q, &e);
     }
-    if (rc == ERR_CANCELLED)
+    const char *resume = rc ? flags_value(&q.f, "resume-dir") : NULL;
+    if (rc == ERR_CANCELLED && resume && fs_is_dir(resume))
+        log_msg(LOG_WARN, "interrupted: the same command goes on from the last state in %s", resume);
+    else if (rc == ERR_CANCELLED)
         log_msg(LOG_WARN, "interrupted: nothing was written");
     else if (rc)
         log_msg(LOG_ERROR, "%s", e.text);

@@ -362,6 +362,8 @@ static int print_text(str *out, const part *parts, int n, const model_files *m, 
         print_part(out, &parts[i], o);
     if (m->family[0]) {
         str_addf(out, "tokenizer: %s\n", m->tokenizer ? m->tokenizer : "not found");
+        if (strcmp(m->family, "longlive") == 0)
+            str_addf(out, "adapter: %s\n", m->lora ? m->lora : "lora.pt not found beside the model");
         if (!m->t5)
             str_add(out, "umT5 text encoder: not found beside the model\n");
         if (!m->vae)
@@ -378,6 +380,8 @@ static int print_json(str *out, const part *parts, int n, const model_files *m, 
     jw_kstring(&w, "path", o->path);
     jw_kstring(&w, "family", m->family[0] ? m->family : NULL);
     jw_kstring(&w, "tokenizer", m->tokenizer);
+    if (m->lora)
+        jw_kstring(&w, "lora", m->lora);
     jw_key(&w, "parts");
     jw_array(&w);
     for (int i = 0; i < n; i++)

@@ -56,6 +56,7 @@ static void open_log(const char *dir)
 typedef struct run_paths {
     char *folder, *relative;       /* of the run; relative to the batch */
     char *trace, *video, *preview;
+    char *resume;                  /* of causal runs: where states are saved, outside of the run's folder */
     const char *video_name;
 } run_paths;
 
@@ -66,6 +67,7 @@ static void paths_release(run_paths *p)
     free(p->trace);
     free(p->video);
     free(p->preview);
+    free(p->resume);
     *p = (run_paths){ 0 };
 }
 
@@ -75,6 +77,11 @@ static int make_paths(run_paths *p, const run_setup *s, const variation *v, int6
     p->relative = batch_run_folder(v, seed);
     p->folder = p->relative ? fs_join(s->dir, p->relative) : NULL;
     bool ok = p->folder != NULL;
+    if (ok && runner_info(s->r)->causal && s->cfg.causal.save_every > 0) {
+        char *run = manifest_run_id((int64_t)v->number, seed);
+        ok = run && (p->resume = str_format("%s/resume/%s", s->dir, run)) != NULL;
+        free(run);
+    }
     if (ok && capture_wanted(&s->cfg))
         ok = (p->trace = fs_join(p->folder, "trace.h5")) != NULL;
     if (ok && s->cfg.output.video)
@@ -94,6 +101,22 @@ static void remove_run(const run_paths *p)
     if (fs_remove_tree(p->folder, &e))
         log_msg(LOG_WARN, "%s", e.text);
     char *parent = str_dup(p->folder), *slash = parent ? strrchr(parent, '/') : NULL;
+    if (slash) {
+        *slash = '\0';
+        rmdir(parent);
+    }
+    free(parent);
+}
+
+/* Saved states are of use until the run has ended. */
+static void remove_states(const run_paths *p)
+{
+    err e = { 0 };
+    if (!p->resume)
+        return;
+    if (runner_remove_states(p->resume, &e))
+        log_msg(LOG_WARN, "%s", e.text);
+    char *parent = str_dup(p->resume), *slash = parent ? strrchr(parent, '/') : NULL;
     if (slash) {
         *slash = '\0';
         rmdir(parent);
@@ -133,7 +156,7 @@ static int describe(manifest_entry *x, run_setup *s, const variation *v, int64_t
 static int make(run_setup *s, const variation *v, int64_t seed, const run_paths *p, manifest_entry *x, err *e)
 {
     int rc = 0;
-    run_files files = { .trace = p->trace, .video = p->video, .preview = p->preview };
+    run_files files = { .trace = p->trace, .video = p->video, .preview = p->preview, .resume = p->resume };
     TRY(fs_remove_tree(p->folder, e));       /* half a run of a killed process, or one that has to be made again */
     TRY(fs_mkdirs(p->folder, e));
     TRY(runner_run(s->r, v, seed, &files, e));
@@ -189,6 +212,7 @@ static int one(run_setup *s, manifest *m, uint64_t i, tally *t, err *e)
         *e = failure;
         goto out;
     }
+    remove_states(&p);
     x.seconds = now_seconds() - began;
     x.done = !rc;
     if (rc) {
@@ -244,7 +268,6 @@ static int preflight(run_setup *s, err *e)
     int rc = 0;
     variation v = { 0 };
     int64_t seed;
-    step_prompts texts = { 0 };
     uint64_t first = 0;
     while (s->done && first < s->b.n_runs && s->done[first])
         first++;
@@ -253,10 +276,9 @@ static int preflight(run_setup *s, err *e)
     TRY(interrupt_check(e));
     TRY(batch_run(&s->b, first, &v, &seed, e));
     TRY(runner_prepare(s->r, e));
-    TRY(prompts_of_run(runner_prompts(s->r), &v, runner_params(s->r)->steps, &texts, e));
+    TRY(runner_try_prompts(s->r, &v, e));
     TRY(interrupt_check(e));
 out:
-    step_prompts_release(&texts);
     variation_release(&v);
     return rc;
 }

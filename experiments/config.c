@@ -10,6 +10,8 @@
 #include "core/base/fs.h"
 #include "experiments/config_internal.h"
 #include "experiments/template_internal.h"
+#include "experiments/timeline.h"
+#include "experiments/vace_inputs.h"
 
 typedef enum { FROM_DEFAULT, FROM_FILE, FROM_SET } source;
 
@@ -281,6 +283,18 @@ static int finish_video(loader *l)
             return rc;
     }
     c->video.duration = CONFIG_AUTO;
+    if (c->causal.blocks != CONFIG_AUTO && origin_of(l, "causal.blocks")->from >= frames->from) {
+        int64_t n = 4 * c->causal.blocks * c->causal.frames_per_block - 3;
+        if (n > 100001)
+            return fail(l, "causal.blocks", ERR_CONFIG, "causal.blocks %lld of %lld latent frames are %lld video frames; at most 100001 are possible",
+                        (long long)c->causal.blocks, (long long)c->causal.frames_per_block, (long long)n);
+        c->video.frames = n;
+    } else if (c->causal.blocks != CONFIG_AUTO) {
+        int rc = note(l, "%s: causal.blocks is ignored, since video.frames is given (%lld)", l->name, (long long)c->video.frames);
+        if (rc)
+            return rc;
+    }
+    c->causal.blocks = CONFIG_AUTO;
     source crf = origin_of(l, "video.crf")->from, quality = origin_of(l, "video.quality")->from;
     if (c->video.quality != CONFIG_AUTO && crf == quality)
         return fail(l, "video.quality", ERR_CONFIG, "video.quality and video.crf are both given; keep one of the two");
@@ -363,6 +377,21 @@ static int finish_prompt(loader *l)
         *origin_of(l, "prompt.template") = *origin_of(l, "prompt.template_file");
     }
     c->prompt.template_file[0] = 0;
+    source listed = origin_of(l, "prompt.timeline")->from;
+    if (c->prompt.timeline.n && c->prompt.template[0] && listed == origin_of(l, "prompt.template")->from)
+        return fail(l, "prompt.timeline", ERR_CONFIG, "prompts and prompt.template are both given; keep one of the two");
+    if (c->prompt.timeline.n && listed > origin_of(l, "prompt.template")->from) {
+        str joined = STR_INIT;
+        timeline_join(&joined, &c->prompt.timeline);
+        if (joined.failed) {
+            str_release(&joined);
+            return ERR(l->e, ERR_MEMORY, "out of memory for the prompts");
+        }
+        free(c->prompt.template);
+        c->prompt.template = str_take(&joined);
+        *origin_of(l, "prompt.template") = *origin_of(l, "prompt.timeline");
+    }
+    prompt_schedule_release(&c->prompt.timeline);
     if ((rc = finish_shots(l)))
         return rc;
     if (c->prompt.template[0] && (rc = check_prompt(l, "prompt.template", "prompt.template", c->prompt.template, false,
@@ -492,9 +521,49 @@ void config_release(config *c)
     memset(c, 0, sizeof *c);
 }
 
+/* LongLive: four steps, no guidance (longlive-vace.md 2.3); and what only it can do. */
+static int resolve_causal(config *c, const char *family, err *e)
+{
+    size_t at;
+    if (strcmp(family, "longlive")) {
+        if (timeline_marked(c->prompt.template, &at))
+            return ERR(e, ERR_CONFIG, "the prompt has a switch ('%.20s...'), which only a causal model (LongLive) can follow, and this is %s; write \\[at N\\] "
+                       "if the text is meant", c->prompt.template + at, family);
+        return 0;
+    }
+    if (c->schedules.guidance.n || c->schedules.prompt.n)
+        return ERR(e, ERR_CONFIG, "schedules.%s: LongLive makes a block in a few unguided steps and follows no schedule by step; prompts change by "
+                   "latent frame, with prompts: [{at: 0, text: ...}, {at: 21, text: ...}]", c->schedules.guidance.n ? "guidance" : "prompt");
+    const struct { bool given; const char *key, *why; } others[] = {
+        { c->shots.cut_frames.given, "shots.cut_frames", "it knows no shots; prompts change by latent frame, with prompts: [{at: 0, text: ...}, {at: 21, text: ...}]" },
+        { int_ranges_last(&c->sampling.slg_layers) >= 0 || c->sampling.slg_layers.all, "sampling.slg_layers", "it takes no guidance" },
+        { c->sampling.cfg_skip != CFG_SKIP_NONE, "sampling.cfg_skip_mode", "it takes no guidance" },
+        { c->sampling.latent_dtype != LATENT_F32, "sampling.latent_dtype", "bf16 are the roundings of another pipeline" },
+        { vace_inputs_given(c), "section vace", "it takes no VACE conditions here" },
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (others[i].given)
+            return ERR(e, ERR_CONFIG, "%s is set, but the model is LongLive: %s; leave it out", others[i].key, others[i].why);
+    double given[2] = { c->sampling.guidance_scale, c->sampling.guidance_scale_low };
+    for (int i = 0; i < 2; i++)
+        if (given[i] != CONFIG_AUTO && given[i] != 1)
+            return ERR(e, ERR_CONFIG, "sampling.guidance_scale%s is %g: LongLive takes no guidance, since it was distilled with it; leave it on auto or set it "
+                       "to 1", i ? "_low" : "", given[i]);
+    c->sampling.guidance_scale = c->sampling.guidance_scale_low = 1;
+    int n = c->causal.timesteps.n;
+    if (c->sampling.steps == CONFIG_AUTO)
+        c->sampling.steps = n ? n : 4;
+    if (n && n != c->sampling.steps)
+        return ERR(e, ERR_CONFIG, "causal.timesteps has %d entries, sampling.steps is %lld; leave sampling.steps on auto", n, (long long)c->sampling.steps);
+    return 0;
+}
+
 /* wan-engine.md 1.1 (steps, shift, scales, boundary), harness.md 2.1 (shift of the diffusers pipelines by size) */
 int config_resolve(config *c, const char *family, err *e)
 {
+    int rc = resolve_causal(c, family, e);
+    if (rc)
+        return rc;
     bool experts = !strcmp(family, "wan2.2-a14b"), vace = !strcmp(family, "vace"), holocine = !strcmp(family, "holocine");
     if (c->sampling.solver == CONFIG_AUTO)
         c->sampling.solver = holocine ? SOLVER_DIFFSYNTH_EULER : SOLVER_UNIPC;

@@ -30,7 +30,7 @@
 #define CONFIG_AUTO (-1)
 
 /* model.family; other families come with the issues that bring them */
-typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_HOLOCINE, FAMILY_VACE } config_family;
+typedef enum { FAMILY_AUTO, FAMILY_WAN21, FAMILY_WAN22_A14B, FAMILY_HOLOCINE, FAMILY_VACE, FAMILY_LONGLIVE } config_family;
 typedef enum { PRECISION_EXACT, PRECISION_BF16, PRECISION_FP8 } config_precision;
 typedef enum { CONFIG_NOISE_TORCH_CPU, CONFIG_NOISE_TORCH_CUDA } config_noise;
 typedef enum { LATENT_F32, LATENT_BF16 } config_latent_dtype;
@@ -117,6 +117,7 @@ typedef struct config {
     struct {
         char *template;
         char *template_file;   /* only read: becomes template */
+        prompt_schedule timeline;   /* only read: becomes template (experiments/timeline.h) */
         char *negative;
         int negative_default;  /* config_negative: what an empty negative prompt means */
         int weighting;         /* config_weighting */
@@ -136,6 +137,17 @@ typedef struct config {
         prompt_schedule prompt;        /* n > 0: in place of the template's prompt */
         int prompt_interpolation;      /* prompt_interpolation */
     } schedules;
+    struct {                       /* models that make video block by block */
+        int64_t blocks;        /* only read: becomes video.frames */
+        int64_t frames_per_block, window, sink;    /* latent frames; window -1: the whole clip */
+        bool global_sink, warp, hard_cut;
+        string_list timesteps; /* empty: spread evenly over sampling.steps */
+        double context_noise;
+        int draws;             /* causal_draws */
+        char *lora;            /* "": beside the model; "none" */
+        double lora_alpha;     /* 0: the adapter's rank */
+        int64_t save_every;    /* blocks between saved states, 0: none */
+    } causal;
     struct {
         string_list references;        /* images, at most 4 */
         char *control;                 /* a video, or depth maps */

@@ -26,6 +26,7 @@ typedef enum {
     SETTING_PATHS,        /* string_list, each looked for beside the config file too */
     SETTING_LORAS,        /* lora_list */
     SETTING_NUMBERS,      /* number_list */
+    SETTING_TIMELINE,     /* prompt_schedule, from a list of {at, text} */
     SETTING_SHAPE,        /* nothing stored: a list of mappings whose keys are checked against names */
 } setting_type;
 

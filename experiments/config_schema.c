@@ -4,7 +4,7 @@
 
 #include "experiments/config_internal.h"
 
-static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", "holocine", "vace", NULL };
+static const char *const FAMILIES[] = { "auto", "wan2.1", "wan2.2-a14b", "holocine", "vace", "longlive", NULL };
 static const char *const PRECISIONS[] = { "exact", "bf16", "fp8", NULL };
 static const char *const SOLVERS[] = { "unipc", "dpmpp", "diffusers_unipc", "diffusers_euler", "diffsynth_euler",
                                        NULL };
@@ -22,6 +22,7 @@ static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "altern
 static const char *const SPANS[] = { "cleaned", "raw", NULL };
 static const char *const CONTROLS[] = { "video", "depth", "edges", NULL };
 static const char *const NORMALISES[] = { "none", "clip", "frame", NULL };
+static const char *const DRAWS[] = { "block", "clip", NULL };
 static const char *const OFFLOADS[] = { "auto", "none", "all", NULL };
 
 /* Fields of the lists that bending reads (harness.md 5.6, 5.7). */
@@ -95,11 +96,11 @@ const setting SETTINGS[] = {
       "unipc and dpmpp as official Wan, diffusers_* as diffusers, diffsynth_euler as DiffSynth; auto: unipc, HoloCine "
       "diffsynth_euler" },
     INT_OF("sampling.steps", sampling.steps, 1, 1000, 0, 0, MAY_BE_AUTO, "auto",
-           "model calls; auto: 50, Wan 2.2 A14B 40"),
+           "model calls; auto: 50, Wan 2.2 A14B 40, LongLive 4 a block"),
     DOUBLE("sampling.shift", sampling.shift, 0.01, 1000, MAY_BE_AUTO, "auto",
            "shift of the noise schedule; auto: 5, Wan 2.2 A14B 12, diffusers solvers below 720 pixels 3"),
     DOUBLE("sampling.guidance_scale", sampling.guidance_scale, 0, 1000, MAY_BE_AUTO, "auto",
-           "weight of the prompt, with two experts that of the high-noise one; auto: 5, Wan 2.2 A14B 4"),
+           "weight of the prompt, with two experts that of the high-noise one; auto: 5, Wan 2.2 A14B 4, LongLive 1 (no other)"),
     DOUBLE("sampling.guidance_scale_low", sampling.guidance_scale_low, 0, 1000, MAY_BE_AUTO, "auto",
            "the same for the low-noise expert; auto: guidance_scale when that is given, else 3"),
     DOUBLE("sampling.boundary", sampling.boundary, 0, 1, MAY_BE_AUTO, "auto",
@@ -127,6 +128,9 @@ const setting SETTINGS[] = {
     TEXT("prompt.template", prompt.template, "", "the prompt, with alternatives and marks: templates.md"),
     { "prompt.template_file", SETTING_PATH, AT(prompt.template_file), 0, 0, 0, 0, NULL, ONLY_READ, "",
       "file with the template, in place of prompt.template" },
+    { "prompt.timeline", SETTING_TIMELINE, AT(prompt.timeline), 0, 0, 0, 0, NULL, ONLY_READ, "[]",
+      "prompts that follow each other in one causal video, by latent frame, in place of prompt.template; may be given as "
+      "'prompts' at the top" },
     TEXT("prompt.negative", prompt.negative, "", "negative prompt"),
     ENUM("prompt.negative_default", prompt.negative_default, NEGATIVES, "wan",
          "what an empty negative prompt means: wan is the official Chinese one, none is the empty text"),
@@ -173,6 +177,26 @@ const setting SETTINGS[] = {
           "depth to 0..1: none expects it there, clip stretches the range of the whole clip, frame that of each frame"),
     LATER("vace.depth_invert", SETTING_BOOL, vace.depth_invert, 0, 0, 0, 0, NULL, "false", "for depth that is bright where it is far"),
     LATER("vace.depth_smooth", SETTING_INT, vace.depth_smooth, 1, 99, 2, 1, NULL, "1", "mean over so many frames of depth, against flicker"),
+
+    INT_OF("causal.blocks", causal.blocks, 1, 25000, 0, 0, MAY_BE_AUTO | ONLY_READ, "auto",
+           "length of the video in blocks, in place of video.frames"),
+    INT("causal.frames_per_block", causal.frames_per_block, 1, 1024, "3", "latent frames that are made together"),
+    INT("causal.window", causal.window, -1, 1024, "12", "latent frames whose keys are kept, sink and block included; -1 "
+                                                        "keeps the whole clip"),
+    INT("causal.sink", causal.sink, 0, 1024, "3", "latent frames at the beginning whose keys stay; at most a block"),
+    BOOL("causal.global_sink", causal.global_sink, "true", "the sink survives a switch of the prompt"),
+    BOOL("causal.warp", causal.warp, "true", "timesteps pass through the shift, as in LongLive; false as in Scope"),
+    OTHER("causal.timesteps", SETTING_WORDS, causal.timesteps, "[]",
+          "1000 to 1, falling; empty: spread evenly over sampling.steps, for 4 steps 1000,750,500,250"),
+    DOUBLE("causal.context_noise", causal.context_noise, 0, 1000, 0, "0", "timestep of the calls that fill the cache"),
+    BOOL("causal.hard_cut", causal.hard_cut, "false", "begin afresh, with a visible cut, after 1024 latent frames, where "
+                                                      "the model's positions end"),
+    ENUM("causal.draws", causal.draws, DRAWS, "block",
+         "noise of a generator a block, which needs no length, or of one for the clip, as LongLive's own script"),
+    PATH("causal.lora", causal.lora, "LongLive's adapter; empty: lora.pt beside the model; none: the base alone"),
+    DOUBLE("causal.lora_alpha", causal.lora_alpha, 0, 1000000, 0, "0", "alpha of the adapter; 0: its rank"),
+    INT("causal.save_every", causal.save_every, 0, 100000, "10", "blocks between two saved states, from which a killed "
+                                                                 "run goes on; 0 for none"),
 
     INT("memory.blocks_to_swap", memory.blocks_to_swap, 0, 1000, "0", "transformer blocks kept in host memory and "
                                                                       "streamed"),
@@ -308,6 +332,7 @@ const old_key OLD_KEYS[] = {
     SAME("attention_bending_variations.renormalize", "bending.variations.renormalize"),
     SAME("attention_bending_variations.operations", "bending.variations.operations"),
 
+    SAME("prompts", "prompt.timeline"),
     SAME("videos_per_variation", "batch.videos_per_variation"),
     SAME("batch_name", "batch.name"),
     SAME("output_dir", "output.dir"),
@@ -382,8 +407,8 @@ const char *nearest_key(const char *key)
     if ((near = str_nearest(key, known, (size_t)n)))
         return near;
     /* a section on its own: "sampleing:" */
-    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "shots", "schedules", "vace", "memory",
-                                            "capture",
+    static const char *const SECTIONS[] = { "model", "video", "sampling", "prompt", "shots", "schedules", "vace", "causal",
+                                            "memory", "capture",
                                             "capture.latents", "capture.attention", "bending", "batch", "output" };
     return str_nearest(key, SECTIONS, sizeof SECTIONS / sizeof *SECTIONS);
 }

@@ -58,6 +58,7 @@ void setting_type_text(const setting *s, str *out)
     case SETTING_PATHS: str_add(out, "a list of paths"); break;
     case SETTING_LORAS: str_add(out, "a list of paths like FILE:0.8@high, or of mappings with path, multiplier, expert"); break;
     case SETTING_NUMBERS: str_addf(out, "a list of numbers from %.15g to %.15g", s->min, s->max); break;
+    case SETTING_TIMELINE: str_add(out, "a list of {at: latent frame, text: prompt}"); break;
     case SETTING_SHAPE: str_add(out, "a list of mappings"); break;
     }
     if (s->flags & MAY_BE_AUTO)
@@ -400,6 +401,52 @@ static int put_schedule(void *field, const setting *s, const yml_node *v, err *e
     return 0;
 }
 
+/* [{at: 0, text: ...}, {at: 21, text: ...}] */
+static int put_timeline(prompt_schedule *field, const setting *s, const yml_node *v, err *e)
+{
+    prompt_schedule p = { 0 };
+    err why = { 0 };
+    int rc = 0;
+    if (v->kind != YML_LIST)
+        return wrong(s, v, e);
+    for (int i = 0; i < v->n && !rc; i++) {
+        const yml_node *m = v->items[i], *text = NULL, *at = NULL;
+        int64_t frame = 0;
+        for (int k = 0; m->kind == YML_MAP && k < m->n && !rc; k++) {
+            if (!strcmp(m->keys[k]->text, "at"))
+                at = m->items[k];
+            else if (!strcmp(m->keys[k]->text, "text"))
+                text = m->items[k];
+            else
+                rc = ERR(&why, ERR_CONFIG, "entry %d has an unknown key '%.60s' (line %d), expected at and text", i, m->keys[k]->text, m->keys[k]->line);
+        }
+        if (rc)
+            break;
+        if (m->kind != YML_MAP || !at || !text)
+            rc = ERR(&why, ERR_CONFIG, "entry %d (line %d) is %s, expected {at: latent frame, text: prompt}", i, m->line,
+                     m->kind != YML_MAP ? yml_kind_name(m) : !at ? "without 'at'" : "without 'text'");
+        else if (!yml_int(at, &frame) || frame < 0 || frame > 100000)
+            rc = ERR(&why, ERR_CONFIG, "entry %d begins at '%.60s', expected a latent frame, a whole number from 0", i, at->kind == YML_SCALAR ? at->text : "");
+        else if (text->kind != YML_SCALAR || text->text[strspn(text->text, " \t\n")] == 0)
+            rc = ERR(&why, ERR_CONFIG, "entry %d has %s, expected a prompt%s", i, text->kind == YML_SCALAR ? "an empty text" : yml_kind_name(text),
+                     text->kind == YML_LIST ? "; a text that begins with '[' needs quotes" : "");
+        else if (i == 0 && frame != 0)
+            rc = ERR(&why, ERR_CONFIG, "the first prompt begins at latent frame %lld, expected 0", (long long)frame);
+        else if (i && frame <= p.steps[p.n - 1])
+            rc = ERR(&why, ERR_CONFIG, "entry %d begins at latent frame %lld, expected one after %lld, where the prompt before it begins", i, (long long)frame,
+                     (long long)p.steps[p.n - 1]);
+        else
+            rc = prompt_schedule_add(&p, frame, text->text, &why);
+    }
+    if (rc) {
+        prompt_schedule_release(&p);
+        return ERR(e, rc, "%s: %s", s->key, why.text);
+    }
+    prompt_schedule_release(field);
+    *field = p;
+    return 0;
+}
+
 static int check_shape(const setting *s, const yml_node *v, err *e)
 {
     size_t n = 0;
@@ -449,6 +496,7 @@ int setting_put(config *c, const setting *s, const yml_node *v, err *e)
     case SETTING_FRAMES: return put_frames(field, s, v, e);
     case SETTING_GUIDANCE:
     case SETTING_PROMPTS: return put_schedule(field, s, v, e);
+    case SETTING_TIMELINE: return put_timeline(field, s, v, e);
     case SETTING_SHAPE: return check_shape(s, v, e);
     }
     return ERR(e, ERR_INTERNAL, "setting %s has no type", s->key);
@@ -458,7 +506,7 @@ int setting_put_text(config *c, const setting *s, const char *text, err *e)
 {
     bool yaml = s->type == SETTING_TEXTS || (s->type == SETTING_FRAMES && text[0] == '[') || s->type == SETTING_NUMBERS ||
                 ((s->type == SETTING_PATHS || s->type == SETTING_LORAS) && text[0] == '[') || (s->type == SETTING_LORAS && text[0] == '{') ||
-                s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_SHAPE ||
+                s->type == SETTING_GUIDANCE || s->type == SETTING_PROMPTS || s->type == SETTING_TIMELINE || s->type == SETTING_SHAPE ||
                 ((s->type == SETTING_WORDS || s->type == SETTING_RANGES || s->type == SETTING_HEADS) && text[0] == '[');
     yml_node plain = { .kind = YML_SCALAR, .line = 1, .column = 1, .text = (char *)text, .plain = true };
     if (!yaml)
@@ -556,6 +604,7 @@ void setting_print(const config *c, const setting *s, str *out)
         str_addc(out, '}');
         break;
     }
+    case SETTING_TIMELINE:      /* only read: it has become the template */
     case SETTING_SHAPE:
         str_add(out, "[]");
         break;
@@ -595,6 +644,7 @@ void setting_release(config *c, const setting *s)
         guidance_schedule_release(field);
         break;
     case SETTING_PROMPTS:
+    case SETTING_TIMELINE:
         prompt_schedule_release(field);
         break;
     default:

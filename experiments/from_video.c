@@ -64,10 +64,11 @@ static void add_texts(list *l, const json *from)
         { "marked_prompt", "prompt.template" }, { "weighting", "prompt.weighting" }, { "noise", "sampling.noise" }, { "solver", "sampling.solver" },
         { "latent_dtype", "sampling.latent_dtype" }, { "precision", "model.precision" }, { "cfg_skip_mode", "sampling.cfg_skip_mode" },
         { "slg_layers", "sampling.slg_layers" }, { "slg_mode", "sampling.slg_mode" }, { "prompt_interpolation", "schedules.prompt_interpolation" },
+        { "draws", "causal.draws" },
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
         const char *value = json_get_string(from, KEYS[i][0], NULL);
-        if (value)
+        if (value && strcmp(value, "few_step"))      /* LongLive's own, and no setting */
             add(l, str_format("%s=%s", KEYS[i][1], value));
     }
     const char *negative = json_get_string(from, "negative_prompt", "");
@@ -82,7 +83,9 @@ static void add_numbers(list *l, const json *from)
         { "width", "video.width" }, { "height", "video.height" }, { "frames", "video.frames" }, { "fps", "video.fps" }, { "steps", "sampling.steps" },
         { "shift", "sampling.shift" }, { "guidance_scale", "sampling.guidance_scale" }, { "guidance_scale_low", "sampling.guidance_scale_low" },
         { "boundary", "sampling.boundary" }, { "cfg_apply_ratio", "sampling.cfg_apply_ratio" },
-        { "slg_scale", "sampling.slg_scale" }, { "slg_start", "sampling.slg_start" }, { "slg_end", "sampling.slg_end" }, { "noise_sms", "sampling.noise_sms" }, { "noise_threads_per_sm", "sampling.noise_threads_per_sm" },
+        { "slg_scale", "sampling.slg_scale" }, { "slg_start", "sampling.slg_start" }, { "slg_end", "sampling.slg_end" },
+        { "frames_per_block", "causal.frames_per_block" }, { "window", "causal.window" }, { "sink", "causal.sink" },
+        { "context_noise", "causal.context_noise" }, { "lora_alpha", "causal.lora_alpha" }, { "noise_sms", "sampling.noise_sms" }, { "noise_threads_per_sm", "sampling.noise_threads_per_sm" },
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
         if (json_get(from, KEYS[i][0]))
@@ -118,6 +121,22 @@ static void add_lists(list *l, const json *from)
         add(l, str_format("shots.mask_type=%s", json_get_string(shots, "mask_type", "none")));
         add(l, str_format("shots.spans=%s", json_get_string(shots, "spans", "cleaned")));
     }
+    l->failed |= s.failed;
+    str_release(&s);
+}
+
+static void add_causal(list *l, const json *from)
+{
+    static const char *const KEYS[] = { "global_sink", "warp", "hard_cut" };
+    const json *steps = json_get(from, "block_timesteps");
+    str s = STR_INIT;
+    for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++)
+        if (json_get(from, KEYS[i]))
+            add(l, str_format("causal.%s=%s", KEYS[i], json_bool(json_get(from, KEYS[i]), false) ? "true" : "false"));
+    for (size_t i = 0; i < json_count(steps); i++)
+        str_addf(&s, "%s%.0f", i ? "," : "", json_number(json_at(steps, i), 0));
+    if (steps)
+        add(l, str_format("causal.timesteps=%s", str_text(&s)));
     l->failed |= s.failed;
     str_release(&s);
 }
@@ -159,6 +178,7 @@ int from_video_sets(char ***sets, int *n, const json *parameters, const char *pa
     add_texts(&l, parameters);
     add_numbers(&l, parameters);
     add_lists(&l, parameters);
+    add_causal(&l, parameters);
     add_vace(&l, json_get(parameters, "vace"));
     *sets = l.items;
     *n = l.n;
@@ -179,6 +199,7 @@ void from_video_compare(const json *parameters, const engine_info *info, const c
     const struct { const char *key, *name, *now; } parts[] = {
         { "dit", "diffusion model", info->dit_digest }, { "dit_low", "low-noise expert", info->dit_low_digest }, { "t5", "text encoder", info->t5_digest },
         { "vae", "VAE", info->vae_digest }, { "vace", "VACE part", info->vace_digest },
+        { "adapter", "adapter of LongLive", info->lora_digest },
     };
     static const char *const LISTS[][2] = { { "lora", "adapters are" }, { "conditions", "references, control video or mask are" } };
     str text = STR_INIT;

@@ -159,6 +159,17 @@ int prompts_of_variation(prompts *p, const variation *v, const prompt **out, err
     return get(p, v, false, out, e);
 }
 
+int prompts_pin(prompts *p, const variation *v, const prompt **out, err *e)
+{
+    return get(p, v, true, out, e);
+}
+
+void prompts_unpin(prompts *p)
+{
+    for (size_t i = 0; i < p->n && !p->cfg->schedules.prompt.n; i++)
+        p->items[i].pinned = false;
+}
+
 int prompts_negative(prompts *p, const prompt **out, err *e)
 {
     int rc = 0;
@@ -403,6 +414,13 @@ out:
     if (rc)
         prompt_words_release(out);
     return rc;
+}
+
+int prompts_words_in(prompts *p, const variation *v, bool quiet, prompt_words *out, err *e)
+{
+    const prompt *text = NULL;
+    int rc = prompts_of_variation(p, v, &text, e);
+    return rc ? rc : words_of(p->cfg, text, v, quiet, out, e);
 }
 
 void prompt_words_release(prompt_words *w)

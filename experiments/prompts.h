@@ -18,6 +18,9 @@ void prompts_free(prompts *p);
 
 /* *out is owned by `p` and good until the next call but one (the last 2 are never dropped). */
 int prompts_of_variation(prompts *p, const variation *v, const prompt **out, err *e);
+/* The same, good until prompts_unpin(): for runs with many prompts. */
+int prompts_pin(prompts *p, const variation *v, const prompt **out, err *e);
+void prompts_unpin(prompts *p);
 /* The negative prompt: encoded once, never dropped. */
 int prompts_negative(prompts *p, const prompt **out, err *e);
 
@@ -51,6 +54,8 @@ typedef struct prompt_words {
  * must have the same tokens in every prompt of the schedule: ERR_CONFIG otherwise. What is dropped is logged. */
 int prompts_words(prompts *p, const variation *v, prompt_words *out, err *e);
 void prompt_words_release(prompt_words *w);
+/* The words to capture in `v` alone. */
+int prompts_words_in(prompts *p, const variation *v, bool quiet, prompt_words *out, err *e);
 
 /* How many words prompts_words() would look for, from the text alone: for forecasts. */
 int prompts_count_words(const config *cfg, const variation *v, int *n, err *e);

@@ -19,7 +19,7 @@
 #include "experiments/guidance.h"
 #include "experiments/interrupt.h"
 #include "experiments/latent_preview.h"
-#include "experiments/preview.h"
+#include "experiments/run_internal.h"
 #include "experiments/shot_text.h"
 #include "experiments/vace_inputs.h"
 
@@ -27,34 +27,7 @@
 
 #define PLAIN_SECONDS 10      /* between two lines of progress that go to a file */
 
-struct runner {
-    config *cfg;
-    engine *g;
-    engine_info info;
-    bool digests;
-    prompts *texts;
-    run_params params;
-    double *guidance;                  /* one a step */
-    run_shots shots;                   /* in params when there are cuts */
-    int *cuts;
-    run_skip skip;
-    int *skip_layers;
-    bool uses_negative;
-    double *vace_scale;                /* one a step */
-    bool conditioned, inputs_read;
-    vace_buffers inputs;               /* until they are encoded */
-    vace_condition *condition;
-    str conditions;                    /* JSON of their digests */
-    struct {
-        char label[160];
-        uint64_t run, n_runs;
-        double step_seconds, decode_seconds;     /* moving averages */
-        double step_began;
-        double told_at;                          /* the last plain line */
-    } progress;
-};
-
-static double now_seconds(void)
+double runner_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -261,6 +234,8 @@ static int fill_params(runner *r, err *e)
     r->params.steps = steps;
     r->params.shift = c->sampling.shift;
     r->params.boundary = c->sampling.boundary;
+    if (r->info.causal)
+        TRY(runner_causal_params(r, e));
     r->params.guidance = r->guidance;
     r->params.n_guidance = steps;
     r->params.latents_bf16 = c->sampling.latent_dtype == LATENT_BF16;
@@ -304,7 +279,7 @@ int runner_open(runner **out, config *cfg, err *e)
     if (!r)
         return ERR(e, ERR_MEMORY, "out of memory");
     r->cfg = cfg;
-    r->progress.told_at = now_seconds();
+    r->progress.told_at = runner_now();
     if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
         log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
     engine_options o = ENGINE_OPTIONS_INIT;
@@ -324,6 +299,8 @@ int runner_open(runner **out, config *cfg, err *e)
     o.text_len = (int)cfg->model.text_len;
     o.ftfy = cfg->model.clean_ftfy;
     o.family = cfg->model.family == FAMILY_HOLOCINE ? "holocine" : NULL;
+    o.lora = cfg->causal.lora;
+    o.lora_alpha = cfg->causal.lora_alpha;
     TRY(engine_open(&r->g, &o, e));
     TRY(engine_get_info(r->g, false, &r->info, e));
     TRY(check_family(cfg, &r->info, e));
@@ -393,15 +370,15 @@ double runner_seconds_per_step(const runner *r)
     return r->progress.step_seconds;
 }
 
-static void tell(runner *r, int done, const char *phase)
+void runner_tell(runner *r, int64_t done, const char *phase)
 {
     char what[256];
     double each = r->progress.step_seconds, decode = r->progress.decode_seconds;
-    int steps = r->params.steps;
+    int64_t steps = r->progress.steps > 0 ? r->progress.steps : r->params.steps;
     uint64_t later = r->progress.n_runs > r->progress.run ? r->progress.n_runs - r->progress.run : 0;
-    double left = each > 0 ? each * (steps - done) + decode + (double)later * (each * steps + decode) : -1;
+    double left = each > 0 ? each * (double)(steps - done) + decode + (double)later * (each * (double)steps + decode) : -1;
     if (!isatty(STDERR_FILENO)) {      /* in a file: a line now and then, not one for everything that moves */
-        double now = now_seconds();
+        double now = runner_now();
         if (now - r->progress.told_at < PLAIN_SECONDS)
             return;
         r->progress.told_at = now;
@@ -415,7 +392,7 @@ static void tell(runner *r, int done, const char *phase)
     log_progress(what, done, steps, left);
 }
 
-static void average(double *mean, double fresh)
+void runner_average(double *mean, double fresh)
 {
     *mean = *mean > 0 ? 0.8 * *mean + 0.2 * fresh : fresh;
 }
@@ -431,13 +408,18 @@ static int watch(const hook_point *p, const hook_data *d, void *user, err *e)
     runner *r = user;
     (void)d;
     if (p->kind == HOOK_LATENTS) {
-        double now = now_seconds();
+        double now = runner_now();
         if (p->step > 0)
-            average(&r->progress.step_seconds, now - r->progress.step_began);
+            runner_average(&r->progress.step_seconds, now - r->progress.step_began);
         r->progress.step_began = now;
-        tell(r, p->step, "step");
+        runner_tell(r, p->block * p->n_steps + p->step, "step");
     }
     return interrupt_check(e);
+}
+
+int runner_watch(runner *r, hooks *h, err *e)
+{
+    return hooks_observe(h, (hook_observer){ watch_wants, watch, r }, e);
 }
 
 /* ---- what goes into the files ---- */
@@ -545,7 +527,7 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     }
     if (r->params.latents_bf16)
         jw_kstring(&w, "latent_dtype", "bf16");
-    jw_kstring(&w, "solver", solver_name(r->params.solver));
+    jw_kstring(&w, "solver", r->info.causal ? "few_step" : solver_name(r->params.solver));
     jw_kint(&w, "steps", c->sampling.steps);
     jw_kdouble(&w, "shift", c->sampling.shift);
     jw_kdouble(&w, "guidance_scale", c->sampling.guidance_scale);
@@ -567,6 +549,27 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
         jw_kdouble(&w, "slg_end", c->sampling.slg_end);
         jw_kstring(&w, "slg_mode", config_enum_name("sampling.slg_mode", c->sampling.slg_mode));
     }
+    if (r->info.causal) {
+        const causal_options *o = &r->causal;
+        jw_kint(&w, "frames_per_block", o->block);
+        jw_kint(&w, "window", o->window);
+        jw_kint(&w, "sink", o->sink);
+        jw_kbool(&w, "global_sink", o->global_sink);
+        jw_kbool(&w, "warp", o->warp);
+        jw_kdouble(&w, "context_noise", o->context_noise);
+        jw_kstring(&w, "draws", config_enum_name("causal.draws", c->causal.draws));
+        if (o->hard_cut)
+            jw_kbool(&w, "hard_cut", true);
+        if (c->causal.lora_alpha != 0)
+            jw_kdouble(&w, "lora_alpha", c->causal.lora_alpha);
+        if (c->causal.timesteps.n) {
+            jw_key(&w, "block_timesteps");
+            jw_array(&w);
+            for (int i = 0; i < o->n_steps; i++)
+                jw_int(&w, o->steps[i]);
+            jw_end_array(&w);
+        }
+    }
     if (c->schedules.guidance.n > 0) {
         jw_key(&w, "guidance");
         jw_array(&w);
@@ -582,71 +585,23 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
 
 /* ---- decoding ---- */
 
-typedef struct sink {
-    runner *r;
-    video_writer *video;
-    preview *sheet;
-    const char *images;
-    media_tag tag;
-    bool tagged;
-} sink;
-
-static int take_frame(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
-{
-    sink *s = user;
-    int rc = interrupt_check(e);
-    if (!rc && s->video)
-        rc = video_writer_frame(s->video, rgb, e);
-    if (!rc && s->sheet)
-        preview_frame(s->sheet, index, width, height, rgb);
-    if (!rc && s->images) {
-        char *path = str_format("%s/frame_%03" PRId64 ".png", s->images, index);
-        rc = path ? media_png_write(path, width, height, rgb, s->tagged ? &s->tag : NULL, s->tagged, e) : ERR(e, ERR_MEMORY, "out of memory");
-        free(path);
-    }
-    return rc;
-}
-
 static int decode(runner *r, const tensor *latents, const char *parameters, const run_files *f, err *e)
 {
     int rc = 0;
-    const config *c = r->cfg;
-    preview sheet = { 0 };
-    double began = now_seconds();
-    media_tag comment = { "comment", parameters }, text = { "parameters", parameters };
-    sink s = { .r = r, .images = f->images, .tag = text, .tagged = !f->no_metadata };
-    tell(r, r->params.steps, "decoding");
-    if (f->video) {
-        video_spec spec = VIDEO_SPEC_INIT;
-        spec.width = r->params.width;
-        spec.height = r->params.height;
-        spec.crf = (int)c->video.crf;
-        spec.tags = &comment;
-        spec.n_tags = !f->no_metadata;
-        TRY(video_fps(&spec.fps_num, &spec.fps_den, c->video.fps, e));
-        TRY(video_writer_open(&s.video, f->video, &spec, e));
-    }
-    if (f->preview) {
-        TRY(preview_init(&sheet, r->params.width, r->params.height, r->params.frames, e));
-        s.sheet = &sheet;
-    }
-    TRY(engine_decode(r->g, latents, take_frame, &s, e));
-    if (s.video) {
-        video_writer *done = s.video;
-        s.video = NULL;
-        TRY(video_writer_close(done, e));
-    }
-    if (f->preview)
-        TRY(preview_write(&sheet, f->preview, &text, !f->no_metadata, e));
-    average(&r->progress.decode_seconds, now_seconds() - began);
+    frame_sink s;
+    double began = runner_now();
+    runner_tell(r, r->params.steps, "decoding");
+    TRY(frame_sink_open(&s, r, parameters, f, e));
+    TRY(engine_decode(r->g, latents, frame_sink_take, &s, e));
+    TRY(frame_sink_close(&s, e));
+    runner_average(&r->progress.decode_seconds, runner_now() - began);
 out:
-    video_writer_abort(s.video);
-    preview_release(&sheet);
+    frame_sink_abort(&s);
     return rc;
 }
 
 /* {"latent": [1, C, F, H, W]} as H1111 writes it, with the parameters as metadata. */
-static int write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e)
+int runner_write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e)
 {
     int rc = 0;
     str bytes = STR_INIT, header = STR_INIT;
@@ -728,6 +683,14 @@ out:
     return rc;
 }
 
+int runner_try_prompts(runner *r, const variation *v, err *e)
+{
+    step_prompts texts = { 0 };
+    int rc = r->info.causal ? runner_try_timeline(r, v, e) : prompts_of_run(r->texts, v, r->params.steps, &texts, e);
+    step_prompts_release(&texts);
+    return rc;
+}
+
 int runner_run(runner *r, const variation *v, int64_t seed, const run_files *files, err *e)
 {
     int rc = 0;
@@ -740,6 +703,9 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     run_params p = r->params;
     if (!r->progress.label[0])
         runner_progress(r, "run", 1, 1);
+    if (r->info.causal)
+        return runner_run_causal(r, v, seed, files, e);
+    r->progress.steps = p.steps;
     TRY(interrupt_check(e));
     if (p.shots && !p.shots->lenient && !r->cfg->schedules.prompt.n)
         TRY(shot_text_check(v->clean, p.shots->n_cuts, e));
@@ -761,7 +727,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
         TRY(latent_preview_new(&rough, r->g, &p, files->latent_preview, files->latent_preview_every, r->cfg->video.fps, e));
         TRY(latent_preview_observe(rough, &h, e));
     }
-    TRY(hooks_observe(&h, (hook_observer){ watch_wants, watch, r }, e));
+    TRY(runner_watch(r, &h, e));
     TRY(engine_run(r->g, &p, &h, &latents, e));
     if (trace) {
         capture *done = trace;
@@ -771,8 +737,8 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     TRY(interrupt_check(e));
     TRY(runner_parameters_json(r, v, seed, &parameters, e));
     if (files->latent)
-        TRY(write_latent(r, &latents, str_text(&parameters), files->latent, e));
-    if (files->video || files->preview || files->images)
+        TRY(runner_write_latent(r, &latents, str_text(&parameters), files->latent, e));
+    if (frame_sink_wanted(files))
         TRY(decode(r, &latents, str_text(&parameters), files, e));
 out:
     capture_abort(trace);

@@ -27,6 +27,9 @@ typedef struct run_files {
     const char *latent_preview;    /* a rough video of the latents, without its ending, written anew every so many steps */
     int latent_preview_every;
     bool no_metadata;        /* leave the parameters out of video and images */
+    bool to_stdout;          /* causal runs: frames as .y4m to standard output, as they are made */
+    const char *resume;      /* causal runs: a folder for saved states, made when needed; a run that finds one there goes on from it.
+                              * The caller removes it when the run is complete. */
 } run_files;
 
 /* `cfg` is the caller's, is resolved here and must live until runner_close(). Opens the files' headers; weights are read on
@@ -42,11 +45,17 @@ int runner_digests(runner *r, err *e);
 /* Reads and checks the files that condition the runs (section vace), which the first run otherwise does. */
 int runner_prepare(runner *r, err *e);
 
+/* Encodes what a run will need, so that what would fail in every run fails early. */
+int runner_try_prompts(runner *r, const variation *v, err *e);
+
 /* The parameters of runs but for prompts and noise seed; valid until runner_close(). */
 const run_params *runner_params(const runner *r);
 
 /* ERR_CANCELLED when interrupt_pending(). */
 int runner_run(runner *r, const variation *v, int64_t seed, const run_files *files, err *e);
+
+/* Removes the saved states of a run from its folder, and the folder when nothing else is in it. Missing is fine. */
+int runner_remove_states(const char *folder, err *e);
 
 /* The JSON that goes into videos and images: what determines the picture, and nothing else. */
 int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out, err *e);

@@ -23,7 +23,9 @@ typedef struct array {
     hsize_t dims[MAX_RANK], chunk[MAX_RANK];
     int64_t row_count;                /* elements of a row */
     int n_rows;
-    bool *put;
+    int frame_axis;
+    int64_t block_frames;             /* 0: a row comes as a whole */
+    int64_t *put;                     /* frames of each row so far */
     trace_type type;
     const char *name;                 /* a literal */
 } array;
@@ -34,6 +36,7 @@ struct trace_writer {
     h5_disk disk;                     /* notes what the operating system refused */
     err first_error;
     int steps, gzip;
+    int64_t block_frames;
     int32_t *latent_rows, *velocity_steps, *attention_steps, *attention_layers;    /* NULL when not stored */
     int n_latent_rows, n_velocity_steps, n_attention_steps, n_attention_layers;
     double *sigmas, *timesteps, *guidance;
@@ -248,8 +251,14 @@ static int create_array(trace_writer *t, array *a, const char *name, trace_type 
             bytes *= a->dims[i];
         }
     }
+    a->frame_axis = rank - 3;
+    a->block_frames = t->block_frames;
+    if (a->block_frames) {               /* a block fills whole chunks */
+        bytes = bytes / a->chunk[a->frame_axis] * (hsize_t)a->block_frames;
+        a->chunk[a->frame_axis] = (hsize_t)a->block_frames;
+    }
     for (int i = lead; i < rank && bytes > TRACE_CHUNK_BYTES; i++) {
-        hsize_t inner = bytes / a->dims[i], fit = TRACE_CHUNK_BYTES / inner;
+        hsize_t inner = bytes / a->chunk[i], fit = TRACE_CHUNK_BYTES / inner;
         a->chunk[i] = fit > 0 ? fit : 1;
         bytes = inner * a->chunk[i];
     }
@@ -312,18 +321,27 @@ static int repeat(const trace_writer *t, err *e)
     return ERR(e, t->first_error.kind, "%s", t->first_error.text);
 }
 
-static int put_row(trace_writer *t, array *a, int row, const float *values, err *e)
+/* Frames [first, first + frames) of a row; all of them with frames -1. */
+static int put_part(trace_writer *t, array *a, int row, int64_t first, int64_t frames, const float *values, err *e)
 {
     const void *data = values;
-    hsize_t start[MAX_RANK] = { 0 }, count[MAX_RANK], flat[1] = { (hsize_t)a->row_count };
+    hsize_t start[MAX_RANK] = { 0 }, count[MAX_RANK];
     if (a->set < 0)
         return ERR(e, ERR_INTERNAL, "%s: %s is not part of this trace", t->path, a->name ? a->name : "that array");
-    if (row < 0 || row >= a->n_rows || a->put[row])
+    int64_t all = (int64_t)a->dims[a->frame_axis];
+    if (frames < 0)
+        frames = all;
+    if (frames != (a->block_frames ? a->block_frames : all) || first < 0 || first > all - frames)
+        return ERR(e, ERR_INTERNAL, "%s: frames %lld to %lld of row %d of %s are no block of it", t->path, (long long)first, (long long)(first + frames), row,
+                   a->name);
+    int64_t n = a->row_count / all * frames;
+    hsize_t flat[1] = { (hsize_t)n };
+    if (row < 0 || row >= a->n_rows || a->put[row] != first)
         return ERR(e, ERR_INTERNAL, "%s: row %d of %s %s", t->path, row, a->name,
                    row < 0 || row >= a->n_rows ? "does not exist" : "was put before");
     if (a->type == TRACE_F16) {
-        dtype_from_f32(t->scratch, DT_F16, values, a->row_count);
-        for (int64_t i = 0; i < a->row_count; i++)
+        dtype_from_f32(t->scratch, DT_F16, values, n);
+        for (int64_t i = 0; i < n; i++)
             if ((t->scratch[i] & 0x7fff) == 0x7c00 && isfinite(values[i]))
                 return ERR(e, ERR_ARG,
                            "%s: element %lld of row %d of %s is %g, which does not fit into f16: store f32 instead",
@@ -337,6 +355,8 @@ static int put_row(trace_writer *t, array *a, int row, const float *values, err 
             rest = (int)((hsize_t)rest / a->dims[i]);
         }
     }
+    start[a->frame_axis] = (hsize_t)first;
+    count[a->frame_axis] = (hsize_t)frames;
     hid_t file_space = H5Dget_space(a->set), mem_space = H5Screate_simple(1, flat, NULL);
     bool ok = file_space >= 0 && mem_space >= 0 &&
               H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
@@ -346,8 +366,14 @@ static int put_row(trace_writer *t, array *a, int row, const float *values, err 
         H5Sclose(mem_space);
     if (file_space >= 0)
         H5Sclose(file_space);
-    a->put[row] = !rc;
+    if (!rc)
+        a->put[row] = first + frames;
     return rc;
+}
+
+static int put_row(trace_writer *t, array *a, int row, const float *values, err *e)
+{
+    return put_part(t, a, row, 0, -1, values, e);
 }
 
 /* ---- create ---- */
@@ -399,6 +425,7 @@ static int make_writer(trace_writer **out, const char *path, const trace_spec *s
     }
     t->steps = s->steps;
     t->gzip = s->gzip;
+    t->block_frames = s->n_blocks ? s->block_frames : 0;
     t->path = str_dup(path);
     t->part = str_format("%s.part", path);
     t->sigmas = calloc(n + 1, sizeof *t->sigmas);
@@ -502,6 +529,22 @@ static int create_attention(trace_writer *t, const trace_spec *s, err *e)
     return rc;
 }
 
+static int write_steps(trace_writer *t, err *e);
+
+/* Readers may look from now on; nothing new can be created, so what a block's steps are is written before. */
+static int begin_blocks(trace_writer *t, const trace_spec *s, err *e)
+{
+    memcpy(t->sigmas, s->block_sigmas, ((size_t)t->steps + 1) * sizeof *t->sigmas);
+    memcpy(t->timesteps, s->block_timesteps, (size_t)t->steps * sizeof *t->timesteps);
+    memcpy(t->guidance, s->block_guidance, (size_t)t->steps * sizeof *t->guidance);
+    int rc = write_axis(t, "/block_prompts", H5T_STD_I32LE, H5T_NATIVE_INT32, s->n_blocks, s->block_prompts, "block", e);
+    if (!rc)
+        rc = write_steps(t, e);
+    if (!rc && (H5Fstart_swmr_write(t->file) < 0 || t->disk.error))
+        rc = h5_fail(e, &t->disk, t->part, "the trace cannot be opened for readers");
+    return rc;
+}
+
 int trace_create(trace_writer **out, const char *path, const trace_spec *s, err *e)
 {
     static const char *const row_labels[] = { "row", "channel", "frame", "height", "width" };
@@ -537,6 +580,8 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
         rc = create_attention(t, s, e);
     if (!rc && s->shots)
         rc = write_shots(t, s->shots, e);
+    if (!rc && s->n_blocks)
+        rc = begin_blocks(t, s, e);
     if (rc)
         trace_abort(t);
     else
@@ -600,17 +645,44 @@ int trace_put_velocity(trace_writer *t, int row, const float *velocity, err *e)
     WITH_ERROR(t, e, put_row(t, &t->velocity, row, velocity, e_));
 }
 
-static int put_attention(trace_writer *t, int step_slot, int layer_slot, const float *maps, err *e)
+static int put_attention(trace_writer *t, int step_slot, int layer_slot, int64_t first, int64_t frames, const float *maps, err *e)
 {
     if (step_slot < 0 || step_slot >= t->n_attention_steps || layer_slot < 0 || layer_slot >= t->n_attention_layers)
         return ERR(e, ERR_INTERNAL, "%s: there is no attention map for step slot %d and layer slot %d", t->path,
                    step_slot, layer_slot);
-    return put_row(t, &t->maps, step_slot * t->n_attention_layers + layer_slot, maps, e);
+    return put_part(t, &t->maps, step_slot * t->n_attention_layers + layer_slot, first, frames, maps, e);
 }
 
 int trace_put_attention(trace_writer *t, int step_slot, int layer_slot, const float *maps, err *e)
 {
-    WITH_ERROR(t, e, put_attention(t, step_slot, layer_slot, maps, e_));
+    WITH_ERROR(t, e, put_attention(t, step_slot, layer_slot, 0, -1, maps, e_));
+}
+
+int trace_put_latents_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *latents, err *e)
+{
+    WITH_ERROR(t, e, put_part(t, &t->latents, row, first, frames, latents, e_));
+}
+
+int trace_put_velocity_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *velocity, err *e)
+{
+    WITH_ERROR(t, e, put_part(t, &t->velocity, row, first, frames, velocity, e_));
+}
+
+int trace_put_attention_part(trace_writer *t, int step_slot, int layer_slot, int64_t first, int64_t frames, const float *maps, err *e)
+{
+    WITH_ERROR(t, e, put_attention(t, step_slot, layer_slot, first, frames, maps, e_));
+}
+
+static int flush(trace_writer *t, err *e)
+{
+    if (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error)
+        return h5_fail(e, &t->disk, t->part, "a block cannot be written");
+    return 0;
+}
+
+int trace_flush(trace_writer *t, err *e)
+{
+    WITH_ERROR(t, e, flush(t, e_));
 }
 
 static int put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
@@ -652,7 +724,7 @@ static int check_complete(const trace_writer *t, err *e)
             return ERR(e, ERR_INTERNAL, "%s: step %d was never recorded", t->path, k);
     for (int i = 0; i < 3; i++)
         for (int row = 0; arrays[i]->set >= 0 && row < arrays[i]->n_rows; row++)
-            if (!arrays[i]->put[row])
+            if (arrays[i]->put[row] != (int64_t)arrays[i]->dims[arrays[i]->frame_axis])
                 return ERR(e, ERR_INTERNAL, "%s: row %d of %s was never recorded", t->path, row, arrays[i]->name);
     return 0;
 }
@@ -689,7 +761,7 @@ static int close_all(trace_writer *t, err *e)
 int trace_commit(trace_writer *t, err *e)
 {
     int rc = t->failed ? repeat(t, e) : check_complete(t, e);
-    if (!rc)
+    if (!rc && !t->block_frames)
         rc = write_steps(t, e);
     if (!rc && (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error))
         rc = h5_fail(e, &t->disk, t->part, "the trace cannot be finished");
@@ -782,6 +854,30 @@ int trace_put_attention(trace_writer *t, int step_slot, int layer_slot, const fl
 {
     (void)layer_slot;
     return trace_put_latents(t, step_slot, maps, e);
+}
+
+int trace_put_latents_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *latents, err *e)
+{
+    (void)first;
+    (void)frames;
+    return trace_put_latents(t, row, latents, e);
+}
+
+int trace_put_velocity_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *velocity, err *e)
+{
+    return trace_put_latents_part(t, row, first, frames, velocity, e);
+}
+
+int trace_put_attention_part(trace_writer *t, int step_slot, int layer_slot, int64_t first, int64_t frames, const float *maps, err *e)
+{
+    (void)layer_slot;
+    return trace_put_latents_part(t, step_slot, first, frames, maps, e);
+}
+
+int trace_flush(trace_writer *t, err *e)
+{
+    (void)t;
+    return no_trace(e);
 }
 
 int trace_commit(trace_writer *t, err *e)

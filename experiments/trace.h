@@ -16,6 +16,8 @@
  * with the same values give the same bytes. HDF5 is not thread-safe: use it from one thread at a time in the whole
  * program. Rows may come in any order, each exactly once.
  *
+ * A clip that comes in blocks (n_blocks) can be read while it grows, after each trace_flush(): HDF5's SWMR, on `path`.part.
+ *
  * Without HDF5 (no HAVE_HDF5) trace_create() says so and the other functions are never reached.
  */
 #ifndef WANSCOPE_TRACE_H
@@ -84,6 +86,10 @@ typedef struct trace_spec {
     int n_velocity_steps;
     trace_axes axes;                  /* read when `attention` */
     int gzip;                         /* 0..9; 0 stores plain */
+    int n_blocks;                     /* causal clips: frames come in blocks of block_frames, n_blocks of them; else 0 */
+    int64_t block_frames;
+    const int32_t *block_prompts;     /* which prompt rules each block */
+    const double *block_sigmas, *block_timesteps, *block_guidance;    /* of the steps of a block: S + 1, S, S */
 
     const char *prompt, *negative_prompt, *clean_prompt;    /* with its marks; as is; without marks */
     int64_t seed;
@@ -120,6 +126,12 @@ int trace_step_slot(const trace_writer *t, int step);
 int trace_layer_slot(const trace_writer *t, int layer);
 
 int trace_put_latents(trace_writer *t, int row, const float *latents, err *e);             /* C*F*H*W */
+/* Rows that come block by block: `frames` frames from `first` on, [C][frames][H][W] and so on; the blocks of a row in order. */
+int trace_put_latents_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *latents, err *e);
+int trace_put_velocity_part(trace_writer *t, int row, int64_t first, int64_t frames, const float *velocity, err *e);
+int trace_put_attention_part(trace_writer *t, int step_slot, int layer_slot, int64_t first, int64_t frames, const float *maps, err *e);
+/* Brings what was put so far into the file, for the end of a block. */
+int trace_flush(trace_writer *t, err *e);
 /* Step k: the noise levels of rows k and k + 1, and what entered the model. Flushes the file. All S steps are due. */
 int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
                    int expert, err *e);

@@ -67,7 +67,7 @@ static herr_t disk_query(const H5FD_t *file, unsigned long *flags)
 {
     (void)file;
     *flags = H5FD_FEAT_AGGREGATE_METADATA | H5FD_FEAT_ACCUMULATE_METADATA | H5FD_FEAT_DATA_SIEVE |
-             H5FD_FEAT_AGGREGATE_SMALLDATA | H5FD_FEAT_DEFAULT_VFD_COMPATIBLE;
+             H5FD_FEAT_AGGREGATE_SMALLDATA | H5FD_FEAT_DEFAULT_VFD_COMPATIBLE | H5FD_FEAT_SUPPORTS_SWMR_IO;
     return 0;
 }
 
@@ -148,6 +148,21 @@ static herr_t disk_truncate(H5FD_t *file, hid_t transfer, hbool_t closing)
     return 0;
 }
 
+/* Nobody else writes a ".part" (batches are locked), so nothing is locked; but only a driver that could makes the library mark the
+ * file as open for writing, which SWMR readers look for. */
+static herr_t disk_lock(H5FD_t *file, hbool_t exclusive)
+{
+    (void)file;
+    (void)exclusive;
+    return 0;
+}
+
+static herr_t disk_unlock(H5FD_t *file)
+{
+    (void)file;
+    return 0;
+}
+
 herr_t h5_disk_use(hid_t access, h5_disk *disk)
 {
     static const H5FD_class_t driver = {
@@ -168,6 +183,8 @@ herr_t h5_disk_use(hid_t access, h5_disk *disk)
         .read = disk_read,
         .write = disk_write,
         .truncate = disk_truncate,
+        .lock = disk_lock,
+        .unlock = disk_unlock,
         .fl_map = H5FD_FLMAP_DICHOTOMY,
     };
     /* Stays registered until the library ends: closing the last file of a driver that was unregistered reads freed

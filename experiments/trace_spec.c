@@ -97,6 +97,10 @@ int trace_spec_check(const char *path, const trace_spec *s, err *e)
                    s->steps);
     if (s->gzip < 0 || s->gzip > 9)
         return ERR(e, ERR_ARG, "%s: compression level %d is out of range: 0 (none) to 9", path, s->gzip);
+    if (s->n_blocks && (s->block_frames < 1 || s->n_blocks < 0 || s->block_frames * s->n_blocks != s->frames || !s->block_prompts ||
+                        !s->block_sigmas || !s->block_timesteps || !s->block_guidance))
+        return ERR(e, ERR_ARG, "%s: %d blocks of %lld frames are not the %lld frames of the clip", path, s->n_blocks, (long long)s->block_frames,
+                   (long long)s->frames);
     if (!s->latents && !s->velocity && !s->attention)
         return ERR(e, ERR_ARG, "%s: neither latents nor attention are to be stored", path);
     if ((s->latents || s->velocity) && !small_product(4, (int64_t[]){ s->channels, s->frames, s->height, s->width }))

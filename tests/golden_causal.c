@@ -1,11 +1,11 @@
 /* longlive: whole causal runs with a rolling cache, adapters and a prompt switch. scope-vace: four blocks with VACE hints.
  * wan-vace: context tensors and forwards of bidirectional VACE. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/fs.h"
+#include "core/causal.h"
 #include "core/dit/dit.h"
 #include "core/vae/vace_context.h"
 #include "tests/golden.h"
@@ -21,26 +21,26 @@ typedef struct {
     kv_cache *cache;
     int64_t frame_tokens, h, w;
     int window, sink, block, frames;
-} causal;
+} causal_parts;
 
-static void causal_close(causal *m)
+static void parts_close(causal_parts *m)
 {
     kv_cache_free(m->cache);
     dit_work_free(m->work);
     dit_close(m->d);
     ckpt_close(m->file);
     ckpt_close(m->adapter);
-    *m = (causal){ 0 };
+    *m = (causal_parts){ 0 };
 }
 
 /* `c` is longlive/case.json, `dir` its folder */
-static int causal_open(golden *g, causal *m, const char *dir, const json *c, bool with_lora, err *e)
+static int parts_open(golden *g, causal_parts *m, const char *dir, const json *c, bool with_lora, err *e)
 {
     dit_config cfg;
     const precision *prec;
     char *base = fs_join(dir, "longlive_base.pt"), *adapter = fs_join(dir, "lora.pt");
     const json *hw = json_get(c, "latent_hw"), *l = json_get(c, "lora");
-    *m = (causal){ .h = (int64_t)json_number(json_at(hw, 0), 0), .w = (int64_t)json_number(json_at(hw, 1), 0) };
+    *m = (causal_parts){ .h = (int64_t)json_number(json_at(hw, 0), 0), .w = (int64_t)json_number(json_at(hw, 1), 0) };
     m->window = (int)json_get_int(c, "local_attn_size", -1);
     m->sink = (int)json_get_int(c, "sink_size", 0);
     m->block = (int)json_get_int(c, "num_frame_per_block", 0);
@@ -105,85 +105,56 @@ static void swap_axes(float *out, const float *in, int64_t a, int64_t b, int64_t
 
 /* ---- longlive ---- */
 
-/* float32 linspace(1, 0, 1001) through the shift (longlive-vace.md 2.1) */
-static void noise_table(float shift, float sigma[1000], float t[1000])
-{
-    float step = (float)(-1.0 / 1000);
-    for (int i = 0; i < 1000; i++) {
-        float s = i < 500 ? fmaf(step, (float)i, 1.0f) : fmaf(-step, (float)(1000 - i), 0.0f);
-        sigma[i] = (shift * s) / (1.0f + (shift - 1.0f) * s);
-        t[i] = 1000.0f * sigma[i];
-    }
-}
-
-static float nearest_sigma(const float *sigma, const float *t, float at)
-{
-    int best = 0;
-    for (int i = 1; i < 1000; i++)
-        if (fabsf(t[i] - at) < fabsf(t[best] - at))
-            best = i;
-    return sigma[best];
-}
-
 typedef struct {
     golden *g;
-    causal *m;
     const char *name;
-    const tensor *context;
-    float sigma[1000], t[1000];
-    int calls;
+    int calls, most;
     float *start, *global_end, *local_end;     /* one entry a call */
-    float *flow, *x0;                          /* [F, 16, h, w] of the last call */
-} loop;
+    const float *noise, *renoise;              /* [F, 16, h, w]; draws one after the other */
+    int64_t n_noise, n_renoise, n_steps;
+} witness;
 
-/* one network call on `frames` frames [F, 16, h, w] starting at frame `first` */
-static int net(loop *l, const float *x, int frames, int first, float t, bool force_sink, err *e)
+static int given_noise(int64_t block, int draw, float *out, int64_t n, void *user, err *e)
 {
-    int rc;
-    causal *m = l->m;
-    int64_t plane = m->h * m->w, n = 16 * frames * plane;
-    float *turned = malloc((size_t)n * sizeof *turned);
-    double *times = malloc((size_t)frames * sizeof *times);
-    tensor tx = { 0 }, v = { 0 };
-    swap_axes(turned, x, frames, 16, plane);
-    for (int i = 0; i < frames; i++)
-        times[i] = (double)t;
-    rc = TENSOR_NEW(&tx, l->g->be, DT_F32, e, 16, frames, m->h, m->w);
-    if (!rc)
-        rc = TENSOR_NEW(&v, l->g->be, DT_F32, e, 16, frames, m->h, m->w);
-    if (!rc)
-        rc = op_upload(&tx, turned, e);
-    dit_input in = { .latents = &tx, .context = l->context, .n_timesteps = frames, .timesteps = times, .frame_offset = first, .cache = m->cache,
-                     .force_sink = force_sink };
-    if (!rc)
-        rc = dit_forward(m->d, m->work, &in, &v, NULL, NULL, e);
-    if (!rc)
-        rc = op_download(turned, &v, e);
+    const witness *w = user;
+    int64_t at = (draw ? block * (w->n_steps - 1) + draw - 1 : block) * n;
+    if (at + n > (draw ? w->n_renoise : w->n_noise))
+        return ERR(e, ERR_FORMAT, "fewer draws of noise than steps");
+    memcpy(out, (draw ? w->renoise : w->noise) + at, (size_t)n * sizeof *out);
+    return 0;
+}
+
+static bool witness_wants(const hook_point *p, void *user)
+{
+    (void)user;
+    return p->kind == HOOK_VELOCITY || p->kind == HOOK_X0;
+}
+
+static int witness_show(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    witness *w = user;
+    char key[64];
+    const tensor *v = d->value;
+    int64_t n = tensor_count(v);
+    bool flow = p->kind == HOOK_VELOCITY;
+    float t = (float)p->timestep, *channels = malloc((size_t)n * sizeof *channels), *frames = malloc((size_t)n * sizeof *frames);
+    int rc = channels && frames && w->calls < w->most ? op_download(channels, v, e) : ERR(e, ERR_MEMORY, "no memory for a comparison");
     if (!rc) {
-        l->flow = realloc(l->flow, (size_t)n * sizeof *l->flow);
-        l->x0 = realloc(l->x0, (size_t)n * sizeof *l->x0);
-        swap_axes(l->flow, turned, 16, frames, plane);
-        double s = (double)nearest_sigma(l->sigma, l->t, t);
-        for (int64_t i = 0; i < n; i++)      /* in f64, rounded once (wan_wrapper.py:244-255) */
-            l->x0[i] = (float)((double)x[i] - s * (double)l->flow[i]);
-        l->start[l->calls] = (float)(first * m->frame_tokens);
-        l->global_end[l->calls] = (float)m->cache->global_end;
-        l->local_end[l->calls] = (float)m->cache->local_end;
-        char key[64];
-        snprintf(key, sizeof key, "%s.call%d.flow", l->name, l->calls);
-        if (golden_has(l->g, key)) {
-            golden_compare_key(l->g, key, l->flow, n, 1e-5);
-            snprintf(key, sizeof key, "%s.call%d.x0", l->name, l->calls);
-            golden_compare_key(l->g, key, l->x0, n, 1e-5);
-            snprintf(key, sizeof key, "%s.call%d.t", l->name, l->calls);
-            golden_compare_key(l->g, key, &t, 1, 0);
+        swap_axes(frames, channels, v->shape[0], v->shape[1], v->shape[2] * v->shape[3]);
+        snprintf(key, sizeof key, "%s.call%d.%s", w->name, w->calls, flow ? "flow" : "x0");
+        if (golden_has(w->g, key))
+            golden_compare_key(w->g, key, frames, n, 1e-5);
+        snprintf(key, sizeof key, "%s.call%d.t", w->name, w->calls);
+        if (flow && golden_has(w->g, key))
+            golden_compare_key(w->g, key, &t, 1, 0);
+        if (!flow) {
+            w->start[w->calls] = (float)(p->frame * d->cache->frame_tokens);
+            w->global_end[w->calls] = (float)d->cache->global_end;
+            w->local_end[w->calls++] = (float)d->cache->local_end;
         }
-        l->calls++;
     }
-    tensor_free(&tx);
-    tensor_free(&v);
-    free(turned);
-    free(times);
+    free(channels);
+    free(frames);
     return rc;
 }
 
@@ -191,90 +162,96 @@ static void longlive_case(golden *g, const json *c, const char *name, bool with_
 {
     const char *what = name;
     err e = { 0 };
-    causal m = { 0 };
-    tensor context[2] = { { 0 }, { 0 } };
+    causal_parts m = { 0 };
+    causal *clip = NULL;
+    tensor context[2] = { { 0 }, { 0 } }, block = { 0 };
+    hooks h = { 0 };
     char key[64];
-    int64_t n, n_steps, n_renoise;
     const ckpt_tensor *record;
-    float *noise = golden_f32(g, "noise", &n, NULL), *steps = golden_f32(g, "denoising_steps", &n_steps, NULL), *x = NULL, *out = NULL;
+    witness w = { .g = g, .name = name };
+    float *noise = golden_f32(g, "noise", &w.n_noise, NULL), *steps = golden_f32(g, "denoising_steps", &w.n_steps, NULL), *out = NULL;
     snprintf(key, sizeof key, "%s.renoise", name);
-    float *renoise = golden_f32(g, key, &n_renoise, &record);
-    loop l = { .g = g, .m = &m, .name = name };
-    if (!noise || !steps || !renoise || n_steps < 1) {
-        golden_fail(g, name, "noise, denoising_steps or renoise are missing");
+    float *renoise = golden_f32(g, key, &w.n_renoise, &record);
+    w.noise = noise;
+    w.renoise = renoise;
+    if (!noise || !steps || !renoise || w.n_steps != 4) {
+        golden_fail(g, name, "noise, four denoising_steps or renoise are missing");
         goto out;
     }
-    CHECK(causal_open(g, &m, g->dir, c, with_lora, &e));
+    CHECK(parts_open(g, &m, g->dir, c, with_lora, &e));
     CHECK(embed_key(g, m.d, "context0", &context[0], &e));
     CHECK(embed_key(g, m.d, "context1", &context[1], &e));
-    l.context = &context[0];
-    noise_table((float)json_get_number(c, "timestep_shift", 5), l.sigma, l.t);
-    float clean = (float)json_get_number(c, "context_noise", 0);
-    int64_t frame = 16 * m.h * m.w, block = m.block * frame, drawn = 0;
-    int most = m.frames / m.block * ((int)n_steps + 1) + 2;
-    l.start = calloc((size_t)most, sizeof(float));
-    l.global_end = calloc((size_t)most, sizeof(float));
-    l.local_end = calloc((size_t)most, sizeof(float));
-    x = malloc((size_t)block * sizeof *x);
-    out = calloc((size_t)(m.frames * frame), sizeof *out);
+    causal_options o = CAUSAL_OPTIONS_INIT;
+    o.height = m.h;
+    o.width = m.w;
+    o.block = m.block;
+    o.window = m.window;
+    o.sink = m.sink;
+    o.total = m.frames;
+    o.shift = json_get_number(c, "timestep_shift", 5);
+    o.context_noise = json_get_number(c, "context_noise", 0);
+    o.noise = given_noise;
+    o.noise_user = &w;
+    CHECK(causal_new(&clip, (causal_model){ g->be, m.d, NULL, DT_F32 }, &o, &e));
+    CHECK(hooks_observe(&h, (hook_observer){ witness_wants, witness_show, &w }, &e));
+    w.most = m.frames / m.block * ((int)w.n_steps + 1) + 2;
+    w.start = calloc((size_t)w.most, sizeof(float));
+    w.global_end = calloc((size_t)w.most, sizeof(float));
+    w.local_end = calloc((size_t)w.most, sizeof(float));
+    int64_t frame = 16 * m.h * m.w;
+    out = calloc((size_t)(2 * m.frames * frame), sizeof *out);
+    float *turned = out + m.frames * frame;
+    CHECK(causal_prompt(clip, &context[0], &h, &e));
     for (int f = 0; f + m.block <= m.frames; f += m.block) {
-        if (switch_frame >= 0 && f >= switch_frame) {      /* longlive-vace.md 2.6; global sink: keys stay */
+        if (switch_frame >= 0 && f >= switch_frame) {
             switch_frame = -1;
-            l.context = &context[1];
-            int again = m.window < 0 || f < m.window ? f : m.window;
-            if (f > 0)
-                CHECK(net(&l, out + (f - again) * frame, again, f - again, clean, false, &e));
+            CHECK(causal_prompt(clip, &context[1], &h, &e));
         }
-        memcpy(x, noise + f * frame, (size_t)block * sizeof *x);
-        for (int i = 0; i < n_steps; i++) {
-            CHECK(net(&l, x, m.block, f, steps[i], false, &e));
-            if (i + 1 < n_steps) {
-                float s = nearest_sigma(l.sigma, l.t, steps[i + 1]);
-                if ((drawn + 1) * block > n_renoise) {
-                    golden_fail(g, name, "fewer renoise draws than steps");
-                    goto out;
-                }
-                for (int64_t k = 0; k < block; k++)
-                    x[k] = (1.0f - s) * l.x0[k] + s * renoise[drawn * block + k];
-                drawn++;
-            }
-        }
-        memcpy(out + f * frame, l.x0, (size_t)block * sizeof *out);
-        memcpy(x, l.x0, (size_t)block * sizeof *x);
-        CHECK(net(&l, x, m.block, f, clean, false, &e));
+        CHECK(causal_block(clip, &h, &block, &e));
+        CHECK(op_download(turned, &block, &e));
+        swap_axes(out + f * frame, turned, 16, m.block, m.h * m.w);
+        tensor_free(&block);
     }
     snprintf(key, sizeof key, "%s.latents", name);
     golden_compare_key(g, key, out, m.frames * frame, 1e-4);
     snprintf(key, sizeof key, "%s.current_start", name);
-    golden_compare_key(g, key, l.start, l.calls, 0);
+    golden_compare_key(g, key, w.start, w.calls, 0);
     snprintf(key, sizeof key, "%s.kv_global_end", name);
-    golden_compare_key(g, key, l.global_end, l.calls, 0);
+    golden_compare_key(g, key, w.global_end, w.calls, 0);
     snprintf(key, sizeof key, "%s.kv_local_end", name);
-    golden_compare_key(g, key, l.local_end, l.calls, 0);
+    golden_compare_key(g, key, w.local_end, w.calls, 0);
 out:
+    causal_free(clip);
+    tensor_free(&block);
     tensor_free(&context[0]);
     tensor_free(&context[1]);
-    causal_close(&m);
+    parts_close(&m);
     free(noise);
     free(steps);
     free(renoise);
-    free(x);
     free(out);
-    free(l.start);
-    free(l.global_end);
-    free(l.local_end);
-    free(l.flow);
-    free(l.x0);
+    free(w.start);
+    free(w.global_end);
+    free(w.local_end);
 }
 
 void golden_longlive(golden *g)
 {
     json *c = golden_json(g, "case.json");
-    float sigma[1000], t[1000], warped[4];
-    noise_table((float)json_get_number(c, "timestep_shift", 5), sigma, t);
-    for (int i = 0; i < 4; i++)
-        warped[i] = t[250 * i];      /* 1000 - {1000, 750, 500, 250} into the table */
-    golden_compare_key(g, "denoising_steps", warped, 4, 0);
+    err e = { 0 };
+    schedule s = { 0 };
+    causal_options o = CAUSAL_OPTIONS_INIT;
+    float warped[4];
+    o.height = o.width = 2;
+    o.shift = json_get_number(c, "timestep_shift", 5);
+    if (causal_schedule(&s, &o, &e)) {
+        golden_fail(g, "denoising_steps", e.text);
+    } else {
+        for (int i = 0; i < 4; i++)
+            warped[i] = (float)s.timesteps[i];
+        golden_compare_key(g, "denoising_steps", warped, 4, 0);
+    }
+    schedule_release(&s);
     longlive_case(g, c, "base", false, -1);
     longlive_case(g, c, "lora", true, -1);
     longlive_case(g, c, "switch", true, (int)json_get_int(c, "switch_frame", 0));
@@ -309,7 +286,7 @@ void golden_scope_vace(golden *g)
 {
     const char *what = "scope-vace";
     err e = { 0 };
-    causal m = { 0 };
+    causal_parts m = { 0 };
     ckpt *hints = NULL;
     tensor context = { 0 }, x = { 0 }, v = { 0 }, vc = { 0 };
     float *times = NULL;
@@ -317,7 +294,7 @@ void golden_scope_vace(golden *g)
     json *c = golden_json(g, "case.json"), *lc = NULL;
     char *sibling = golden_path(g, "../longlive"), *case_path = fs_join(sibling, "case.json");
     CHECK(json_read_file(&lc, case_path, &e));
-    CHECK(causal_open(g, &m, sibling, lc, false, &e));
+    CHECK(parts_open(g, &m, sibling, lc, false, &e));
     CHECK(ckpt_open(&hints, g->dir, &e));
     CHECK(ckpt_normalise(hints, CKPT_DIT, &e));
     CHECK(dit_add_vace(m.d, hints, (int)json_get_int(c, "vace_in_dim", 96), vace_layers(json_get(c, "vace_layers"), layers), layers, &e));
@@ -363,7 +340,7 @@ out:
     tensor_free(&x);
     tensor_free(&v);
     tensor_free(&vc);
-    causal_close(&m);
+    parts_close(&m);
     ckpt_close(hints);
     json_free(c);
     json_free(lc);

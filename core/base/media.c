@@ -125,6 +125,7 @@ struct video_writer {
     int64_t n_frames;
     err first_error;       /* the first failure; close() repeats it */
     FILE *y4m;
+    bool borrowed;         /* y4m is the caller's; there is no part */
     uint8_t *planes;
     size_t planes_bytes;
 #ifdef HAVE_FFMPEG
@@ -136,7 +137,7 @@ static void writer_free(video_writer *w)
 {
     if (!w)
         return;
-    if (w->y4m)
+    if (w->y4m && !w->borrowed)
         fclose(w->y4m);
 #ifdef HAVE_FFMPEG
     mp4_encoder_free(w->mp4);
@@ -173,13 +174,14 @@ static int y4m_open(video_writer *w, const video_spec *s, err *e)
     w->planes = malloc(w->planes_bytes);
     if (!w->planes)
         return ERR(e, ERR_MEMORY, "%s: no memory for a frame of %zu bytes", w->path, w->planes_bytes);
-    w->y4m = fopen(w->part, "wb");
+    if (!w->borrowed)
+        w->y4m = fopen(w->part, "wb");
     if (!w->y4m)
         return ERR(e, ERR_IO, "%s: cannot be created: %s; check that the folder exists and is writable", w->part,
                    strerror(errno));
     if (fprintf(w->y4m, "YUV4MPEG2 W%d H%d F%d:%d Ip A1:1 %s XCOLORRANGE=LIMITED\n", s->width, s->height, s->fps_num,
                 s->fps_den, s->chroma == VIDEO_444 ? "C444" : "C420mpeg2") < 0)
-        return ERR(e, ERR_IO, "%s: cannot be written: %s", w->part, strerror(errno));
+        return ERR(e, ERR_IO, "%s: cannot be written: %s", w->borrowed ? w->path : w->part, strerror(errno));
     return 0;
 }
 
@@ -190,9 +192,10 @@ static int y4m_frame(video_writer *w, const uint8_t *rgb, err *e)
     int c_stride = full ? w->width : w->width / 2;
     uint8_t *u = w->planes + n, *v = u + (w->planes_bytes - n) / 2;
     media_rgb_to_yuv(w->planes, w->width, u, c_stride, v, c_stride, rgb, w->width, w->height, w->chroma);
-    if (fputs("FRAME\n", w->y4m) < 0 || fwrite(w->planes, 1, w->planes_bytes, w->y4m) != w->planes_bytes)
-        return ERR(e, ERR_IO, "%s: frame %lld cannot be written: %s; free some space and run again", w->part,
-                   (long long)w->n_frames, strerror(errno));
+    if (fputs("FRAME\n", w->y4m) < 0 || fwrite(w->planes, 1, w->planes_bytes, w->y4m) != w->planes_bytes ||
+        (w->borrowed && fflush(w->y4m)))
+        return ERR(e, ERR_IO, "%s: frame %lld cannot be written: %s%s", w->borrowed ? w->path : w->part,
+                   (long long)w->n_frames, strerror(errno), w->borrowed ? "" : "; free some space and run again");
     return 0;
 }
 
@@ -235,6 +238,29 @@ int video_writer_open(video_writer **out, const char *path, const video_spec *sp
     return 0;
 }
 
+int video_writer_open_stream(video_writer **out, FILE *stream, const char *name, const video_spec *spec, err *e)
+{
+    *out = NULL;
+    int rc = check_spec(name, spec, e);
+    if (rc)
+        return rc;
+    video_writer *w = calloc(1, sizeof *w);
+    if (!w || !(w->path = str_dup(name))) {
+        writer_free(w);
+        return ERR(e, ERR_MEMORY, "%s: no memory for a video writer", name);
+    }
+    w->width = spec->width;
+    w->height = spec->height;
+    w->chroma = spec->chroma;
+    w->y4m = stream;
+    w->borrowed = true;
+    if ((rc = y4m_open(w, spec, e)))
+        writer_free(w);
+    else
+        *out = w;
+    return rc;
+}
+
 int video_writer_frame(video_writer *w, const uint8_t *rgb, err *e)
 {
     int rc = w->first_error.kind;
@@ -262,16 +288,16 @@ int video_writer_close(video_writer *w, err *e)
     else if (!w->n_frames)
         rc = ERR(e, ERR_ARG, "%s: a video without frames is not written", w->path);
     else if (w->y4m) {
-        int closed = fclose(w->y4m);
+        int closed = w->borrowed ? fflush(w->y4m) : fclose(w->y4m);
         w->y4m = NULL;
         if (closed)
-            rc = ERR(e, ERR_IO, "%s: cannot be finished: %s; free some space and run again", w->part, strerror(errno));
+            rc = ERR(e, ERR_IO, "%s: cannot be finished: %s; free some space and run again", w->part ? w->part : w->path, strerror(errno));
     }
 #ifdef HAVE_FFMPEG
     else
         rc = mp4_encoder_finish(w->mp4, e);
 #endif
-    if (!rc)
+    if (!rc && w->part)
         rc = fs_publish(w->part, w->path, e);
     if (rc)
         video_writer_abort(w);

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "core/base/err.h"
 
@@ -53,6 +54,9 @@ typedef struct video_writer video_writer;
 
 /* Starts a video. The ending of `path` chooses the format: .mp4 or .y4m. On failure *w is NULL and nothing is left. */
 int video_writer_open(video_writer **w, const char *path, const video_spec *spec, err *e);
+/* The same as .y4m into a stream that is open, such as standard output: each frame is flushed, so whoever reads along sees it at
+ * once. `name` is for messages; the stream stays the caller's. */
+int video_writer_open_stream(video_writer **w, FILE *stream, const char *name, const video_spec *spec, err *e);
 /* Adds one frame of the size given. After a failure only close (which fails too) or abort make sense. */
 int video_writer_frame(video_writer *w, const uint8_t *rgb, err *e);
 /* Finishes, flushes to the disk and renames. Frees w whatever happens; on failure (also of an earlier frame, also when

@@ -10,6 +10,7 @@
 #include "core/dit/dit_config.h"
 #include "core/dit/kv_cache.h"
 #include "core/dit/lora.h"
+#include "core/dit/text_cache.h"
 #include "core/hooks/hooks.h"
 #include "core/precision.h"
 
@@ -47,6 +48,7 @@ typedef struct dit_input {
 
     /* causal generation: keys and values of earlier frames; self_plan is then the cache's */
     kv_cache *cache;               /* NULL: none. The first token of this call is number frame_offset * tokens a frame */
+    text_cache *text;              /* NULL: none. Of `context`; the caller resets it when that changes */
     bool force_sink;               /* write the sink's slots too when recomputing (kv_cache_plan) */
 
     /* VACE: needs dit_add_vace() */

@@ -51,6 +51,7 @@ typedef struct model_files {
     char *dit, *dit_low;      /* dit_low: the low-noise expert of a pair, dit is then the high-noise one */
     char *config, *config_low;/* their config.json, or NULL */
     char *t5, *vae;
+    char *lora;               /* LongLive: lora.pt beside the model, or NULL */
     char *tokenizer;          /* folder with spiece.model and, usually, tokenizer.json */
     char family[24];          /* "wan2.1", "wan2.2-a14b", "vace", "holocine", "longlive" */
 } model_files;

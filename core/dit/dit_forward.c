@@ -147,9 +147,13 @@ static int cross_attention(pass *p, const site *s, err *e)
     dit_work *w = p->w;
     TRY(op_layernorm(&p->hn, s->x, &s->b->norm3_w, &s->b->norm3_b, (float)p->d->cfg.eps, e));
     TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, e));
-    TRY(qk(p, &w->ctx_k, p->in->context, &weights->k, &weights->norm_k, e));
-    TRY(op_linear(&w->ctx_v, p->in->context, &weights->v.w, &weights->v.b, ACT_NONE, e));
-    attn_args a = { .out = &p->hn, .q = &p->q, .k = &w->ctx_k, .v = &w->ctx_v, .n_heads = N,
+    text_cache *kept = s->hint ? NULL : p->in->text;
+    tensor *ctx_k = kept ? &kept->k[s->layer] : &w->ctx_k, *ctx_v = kept ? &kept->v[s->layer] : &w->ctx_v;
+    if (!kept || !kept->filled) {
+        TRY(qk(p, ctx_k, p->in->context, &weights->k, &weights->norm_k, e));
+        TRY(op_linear(ctx_v, p->in->context, &weights->v.w, &weights->v.b, ACT_NONE, e));
+    }
+    attn_args a = { .out = &p->hn, .q = &p->q, .k = ctx_k, .v = ctx_v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->cross_plan };
     hook_point at = p->at;
     at.kind = HOOK_CROSS_ATTN;
@@ -311,6 +315,8 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     }
     if (in->cache)
         kv_cache_commit(in->cache, &p.kv);
+    if (in->text)
+        in->text->filled = true;
 
     tensor t_emb = tensor_rows(&w->t_emb, 0, in->n_timesteps), mod[2];
     for (int k = 0; k < 2; k++) {

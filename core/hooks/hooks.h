@@ -20,7 +20,13 @@ typedef enum {
     HOOK_VELOCITY,     /* tensor: guided model output [C,F,H,W] of step `step` */
     HOOK_ACTIVATION,   /* tensor: output of upstream's module `module`, [tokens, dim] (before gate and residual for attention) */
     HOOK_CROSS_ATTN,   /* attn: queries and keys of the cross-attention of `layer`; use op_attn_probs() to see maps */
+    HOOK_X0,           /* causal generation: the estimate [C,F,H,W] of the clean latents after a call of the model */
 } hook_kind;
+
+/* What a call of the model is for. Causal generation calls it also to fill its cache; those calls are no steps. */
+typedef enum { PASS_DENOISE, PASS_CLEAN, PASS_RECACHE } hook_pass;
+
+struct kv_cache;
 
 typedef struct hook_point {
     hook_kind kind;
@@ -30,12 +36,16 @@ typedef struct hook_point {
     bool cond;               /* the conditional branch of guidance */
     int layer, n_layers;     /* -1 outside blocks */
     const char *module;      /* upstream's name: "blocks.3.self_attn", "patch_embedding"; "" where there is none */
+    /* causal generation: tensors are those of one block of latent frames, steps count from 0 in every block */
+    hook_pass pass;
+    int64_t block, frame;    /* the block, and the clip's latent frame that the tensor begins with; 0 elsewhere */
 } hook_point;
 
 typedef struct hook_data {
     const tensor *value;     /* or NULL */
     const attn_args *attn;   /* or NULL; `out` in it must not be written */
     int64_t grid[3];         /* tokens are frame-major in this grid (F, H/2, W/2) */
+    const struct kv_cache *cache;   /* HOOK_VELOCITY and HOOK_X0 of causal generation: the cache after the call, else NULL */
 } hook_data;
 
 typedef struct hook_observer {

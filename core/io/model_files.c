@@ -29,6 +29,7 @@ void model_files_release(model_files *m)
     free(m->t5);
     free(m->vae);
     free(m->tokenizer);
+    free(m->lora);
     memset(m, 0, sizeof *m);
 }
 
@@ -317,6 +318,11 @@ static int take_file(finder *f, const char *path)
         set_family(f, "longlive");
     if (!rc)
         rc = look_inside(f);
+    if (!rc && strcmp(m->family, "longlive") == 0) {
+        static const char *const ADAPTERS[] = { "lora.pt", "lora.safetensors" };
+        for (size_t i = 0; i < 2 && !m->lora; i++)
+            m->lora = existing(f, folder, ADAPTERS[i], false);
+    }
     if (!rc)
         rc = find_companions(f, folder);
 out:

@@ -1,6 +1,8 @@
 #include "core/vae/vae.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/vae/vae_weights.h"
@@ -63,7 +65,7 @@ struct vae_stream {
     vae *v;
     const vae_side *side;
     bool decoding;
-    int chunks;                               /* latent frames done */
+    int64_t chunks;                           /* latent frames done */
     tensor past_in, past_out;                 /* history of conv_in and conv_out */
     tensor past[VAE_MAX_LAYERS][2];           /* history of each layer's cached convolutions */
 };
@@ -100,6 +102,30 @@ void vae_stream_free(vae_stream *s)
         for (int k = 0; k < 2; k++)
             tensor_free(&s->past[i][k]);
     free(s);
+}
+
+int vae_stream_visit(vae_stream *s, vae_slot_fn fn, void *user, err *e)
+{
+    char name[32];
+    int rc = fn("past_in", &s->past_in, user, e);
+    if (!rc)
+        rc = fn("past_out", &s->past_out, user, e);
+    for (int i = 0; i < s->side->n_layers && !rc; i++)
+        for (int k = 0; k < 2 && !rc; k++) {
+            snprintf(name, sizeof name, "past.%d.%d", i, k);
+            rc = fn(name, &s->past[i][k], user, e);
+        }
+    return rc;
+}
+
+int64_t vae_stream_done(const vae_stream *s)
+{
+    return s->chunks;
+}
+
+void vae_stream_set_done(vae_stream *s, int64_t done)
+{
+    s->chunks = done;
 }
 
 /* past = the last `keep` frames of past followed by x */
@@ -322,6 +348,44 @@ out:
 int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, err *e)
 {
     return run_side(s, latent_frame, frames, e);
+}
+
+int vae_decode_rgb(vae_stream *s, const tensor *latents, int64_t *index, frame_fn fn, void *user, err *e)
+{
+    int rc = 0;
+    tensor z = { 0 }, frames = { 0 };
+    float *host = NULL;
+    uint8_t *rgb = NULL;
+    TRY(vae_decode_begin(s->v, latents, &z, e));
+    for (int64_t f = 0; f < latents->shape[1]; f++) {
+        tensor one = tensor_rows(&z, f, 1);
+        TRY(vae_decode_next(s, &one, &frames, e));
+        int64_t size = frames.shape[1] * frames.shape[2] * 3;
+        if (!host && (!(host = malloc((size_t)(size * VAE_TIME) * sizeof *host)) || !(rgb = malloc((size_t)size)))) {
+            rc = ERR(e, ERR_MEMORY, "no host memory for frames of %" PRId64 " x %" PRId64, frames.shape[2], frames.shape[1]);
+            goto out;
+        }
+        TRY(op_download_f32(host, &frames, e));
+        for (int64_t t = 0; t < frames.shape[0]; t++) {
+            for (int64_t i = 0; i < size; i++) {
+                float v = host[t * size + i];
+                if (isnan(v)) {
+                    rc = ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", *index);
+                    goto out;
+                }
+                v = v < -1 ? -1 : v > 1 ? 1 : v;
+                rgb[i] = (uint8_t)((v + 1) / 2 * 255);      /* truncation, as upstream's videos (utils.py:23-61) */
+            }
+            TRY(fn((*index)++, (int)frames.shape[2], (int)frames.shape[1], rgb, user, e));
+        }
+        tensor_free(&frames);
+    }
+out:
+    tensor_free(&z);
+    tensor_free(&frames);
+    free(host);
+    free(rgb);
+    return rc;
 }
 
 int vae_decode(vae *v, const tensor *latents, tensor *video, err *e)

@@ -31,6 +31,19 @@ int vae_decode_begin(vae *v, const tensor *latents, tensor *out, err *e);
 /* One latent frame [1, h, w, z] -> *frames f32 [1 or 4, 8h, 8w, 3], not clamped; the caller frees it. */
 int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, err *e);
 
+/* The next latents of a clip [z, F, h, w] as 8-bit RGB frames, handed out in order as they are made: truncated like upstream's
+ * video writer, (uint8)((clamp(x) + 1) / 2 * 255). *index is the number of the next frame and moves on; a callback's error
+ * stops the decoding. */
+typedef int (*frame_fn)(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e);
+int vae_decode_rgb(vae_stream *s, const tensor *latents, int64_t *index, frame_fn fn, void *user, err *e);
+
+/* What a stream remembers, tensor by tensor under names that stay ("past.3.0"), for saving it and putting it back. An empty
+ * tensor is a place without history yet. */
+typedef int (*vae_slot_fn)(const char *name, tensor *slot, void *user, err *e);
+int vae_stream_visit(vae_stream *s, vae_slot_fn fn, void *user, err *e);
+int64_t vae_stream_done(const vae_stream *s);                /* latent frames that went through */
+void vae_stream_set_done(vae_stream *s, int64_t done);
+
 /* Pixels f32 [3, F, H, W] in [-1, 1], F = 4n+1, H and W multiples of 8 -> latents f32 [z, n+1, H/8, W/8], normalised. */
 int vae_encode(vae *v, const tensor *video, tensor *latents, err *e);
 /* Latents -> pixels f32 [3, 4(F-1)+1, 8h, 8w], not clamped: all frames at once, for tests. */

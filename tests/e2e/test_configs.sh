@@ -20,6 +20,11 @@ st depth.safetensors "depth 5 32 32"
 "$W" generate --ckpt-dir "$MODEL" --prompt ca --device cpu --video-size 32 32 --video-length 1 --infer-steps 1 --seed 1 --output-type images --save-path img >/dev/null 2>&1
 vace="--set model.vace=vace.safetensors --set vace.scale_by_step={}"
 
+# and as a causal one
+mkdir -p causal
+cp -r "$MODEL/config.json" "$MODEL/google" "$MODEL"/*.pth causal/
+cp "$MODEL/diffusion_pytorch_model.safetensors" causal/longlive_base.safetensors
+
 for c in "$REPO"/configs/*.yaml; do
     name=$(basename "$c" .yaml)
     model=$MODEL frames=5 more=
@@ -27,6 +32,7 @@ for c in "$REPO"/configs/*.yaml; do
     wan22_*) model=$TMP/pair ;;
     holocine_full) model=$TMP/scenes frames=21 ;;
     holocine_sparse) model=$TMP/scenes/HoloCine_dit/sparse/sparse_high_noise.safetensors frames=21 more="--set shots.cut_frames=[5,9,13,17]" ;;
+    longlive) model=$TMP/causal frames=249 ;;      # long enough for its switch
     vace_r2v) more="$vace --set vace.references=$(echo img/*/frame/frame_000.png)" ;;
     vace_depth) more="$vace --set vace.control=depth.safetensors" ;;
     esac

@@ -1,0 +1,469 @@
+/* Causal clips on the DiT of the tiny checkpoint: blocks, caches, draws, saved states, sentences. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/base/fs.h"
+#include "core/base/sha256.h"
+#include "core/causal.h"
+#include "core/sample/rng.h"
+
+typedef struct {
+    backend *be;
+    ckpt *file, *vae_file;
+    dit *d;
+    vae *v;
+    tensor context[2];
+} parts;
+
+static err E;
+#define OK(call) do { E = (err){ 0 }; if (call) fail_msg("%s:%d: %s", __FILE__, __LINE__, E.text); } while (0)
+
+static void context_new(parts *p, tensor *t, float phase)
+{
+    const dit_config *c = dit_get_config(p->d);
+    tensor rows = { 0 };
+    float *host = malloc((size_t)(3 * c->text_dim) * sizeof *host);
+    for (int i = 0; i < 3 * c->text_dim; i++)
+        host[i] = (float)((i * 37 % 101) / 50.0 - 1) + phase;
+    OK(TENSOR_NEW(&rows, p->be, DT_F32, &E, 3, c->text_dim));
+    OK(op_upload(&rows, host, &E));
+    OK(TENSOR_NEW(t, p->be, DT_F32, &E, c->text_len, c->dim));
+    OK(dit_embed_text(p->d, &rows, t, &E));
+    tensor_free(&rows);
+    free(host);
+}
+
+static int open_parts(void **state)
+{
+    parts *p = calloc(1, sizeof *p);
+    json *config = NULL;
+    dit_config cfg;
+    const precision *prec;
+    *state = p;
+    OK(backend_open(&p->be, "cpu", &E));
+    OK(precision_find(&prec, "exact", &E));
+    OK(ckpt_open(&p->file, "tests/golden/wan-tiny/diffusion_pytorch_model.safetensors", &E));
+    OK(ckpt_normalise(p->file, CKPT_DIT, &E));
+    OK(json_read_file(&config, "tests/golden/wan-tiny/config.json", &E));
+    OK(dit_config_detect(&cfg, p->file, config, &E));
+    json_free(config);
+    OK(dit_open(&p->d, p->be, p->file, &cfg, prec, &E));
+    OK(ckpt_open(&p->vae_file, "tests/golden/wan-tiny/Wan2.1_VAE.pth", &E));
+    OK(ckpt_normalise(p->vae_file, CKPT_VAE, &E));
+    OK(vae_open(&p->v, p->be, p->vae_file, prec, &E));
+    context_new(p, &p->context[0], 0);
+    context_new(p, &p->context[1], 0.5f);
+    return 0;
+}
+
+static int close_parts(void **state)
+{
+    parts *p = *state;
+    tensor_free(&p->context[0]);
+    tensor_free(&p->context[1]);
+    vae_close(p->v);
+    dit_close(p->d);
+    ckpt_close(p->file);
+    ckpt_close(p->vae_file);
+    backend_close(p->be);
+    free(p);
+    return 0;
+}
+
+static causal_options small(void)
+{
+    causal_options o = CAUSAL_OPTIONS_INIT;
+    o.height = o.width = 2;
+    o.block = 3;
+    o.window = 8;      /* rolls after the third block, and not by whole blocks */
+    o.sink = 2;
+    o.n_steps = 2;
+    o.steps[1] = 500;
+    o.seed = 5;
+    return o;
+}
+
+static causal *clip_new(parts *p, const causal_options *o)
+{
+    causal *c;
+    OK(causal_new(&c, (causal_model){ p->be, p->d, p->v, DT_F32 }, o, &E));
+    return c;
+}
+
+static int add_frame(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
+{
+    (void)index, (void)e;
+    sha256_add(user, rgb, (size_t)(width * height * 3));
+    return 0;
+}
+
+/* Makes blocks up to `until`, switching the prompt before block 5, and adds latents and frames to `sum`. */
+static void go(parts *p, causal *c, int64_t until, bool decode, const hooks *h, sha256 *sum)
+{
+    while (causal_blocks(c) < until) {
+        tensor t;
+        if (causal_blocks(c) == 0 || causal_blocks(c) == 5)
+            OK(causal_prompt(c, &p->context[causal_blocks(c) == 5], h, &E));
+        OK(causal_block(c, h, &t, &E));
+        sha256_add(sum, t.data, (size_t)tensor_bytes(&t));
+        if (decode)
+            OK(causal_decode(c, &t, add_frame, sum, &E));
+        tensor_free(&t);
+    }
+}
+
+static void finish(sha256 *sum, char hex[65])
+{
+    sha256 copy = *sum;
+    sha256_hex(&copy, hex);
+}
+
+static char *state_path(const char *name)
+{
+    const char *tmp = getenv("TEST_TMP");
+    return fs_join(tmp ? tmp : "/tmp", name);
+}
+
+/* ---- the same bytes ---- */
+
+static void resume_everywhere(parts *p, const causal_options *o, int64_t blocks)
+{
+    char whole[65], again[65];
+    char *path = state_path("clip.safetensors");
+    sha256 a, b;
+    causal *c = clip_new(p, o);
+    sha256_init(&a);
+    for (int64_t k = 1; k <= blocks; k++) {
+        go(p, c, k, true, NULL, &a);
+        if (k % 7 && k != 5 && k != 6)      /* many blocks, with the switch among them */
+            continue;
+        OK(causal_save(c, path, "test", &E));
+        causal *d = clip_new(p, o);
+        b = a;
+        OK(causal_load(d, path, "test", &E));
+        assert_int_equal(causal_blocks(d), k);
+        causal_prompt_again(d, &p->context[k > 5]);
+        go(p, d, k + 3, true, NULL, &b);
+        causal_free(d);
+        causal *f = clip_new(p, o);
+        sha256 plain;
+        sha256_init(&plain);
+        go(p, f, k + 3, true, NULL, &plain);
+        causal_free(f);
+        finish(&plain, whole);
+        finish(&b, again);
+        assert_string_equal(whole, again);
+    }
+    causal_free(c);
+    free(path);
+}
+
+static void test_resume(void **state)
+{
+    causal_options o = small();
+    resume_everywhere(*state, &o, 37);      /* states of up to 35 blocks, continued to 40 */
+    o.global_sink = false;
+    o.draws = CAUSAL_DRAW_CLIP;
+    o.total = 30;
+    resume_everywhere(*state, &o, 7);
+    o.window = -1;
+    o.cuda_noise = true;
+    resume_everywhere(*state, &o, 7);
+}
+
+typedef struct {
+    int latents, velocity, x0, denoise, clean, recache;
+    int64_t most_kept;
+} counter;
+
+static bool want_all(const hook_point *p, void *user)
+{
+    (void)p, (void)user;
+    return true;
+}
+
+static int count(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    counter *c = user;
+    (void)e;
+    c->latents += p->kind == HOOK_LATENTS;
+    c->x0 += p->kind == HOOK_X0;
+    if (p->kind == HOOK_VELOCITY) {
+        c->velocity++;
+        c->denoise += p->pass == PASS_DENOISE;
+        c->clean += p->pass == PASS_CLEAN;
+        c->recache += p->pass == PASS_RECACHE;
+        assert_non_null(d->cache);
+        if (d->cache->local_end > c->most_kept)
+            c->most_kept = d->cache->local_end;
+    }
+    if (p->kind == HOOK_LATENTS) {
+        assert_int_equal(p->frame, p->block * 3);
+        assert_int_equal(d->value->shape[1], 3);
+    }
+    return 0;
+}
+
+static void test_hooks(void **state)
+{
+    parts *p = *state;
+    causal_options o = small();
+    counter n = { 0 };
+    hooks h = { 0 };
+    char a[65], b[65];
+    sha256 sum;
+    causal *c = clip_new(p, &o);
+    sha256_init(&sum);
+    go(p, c, 7, false, NULL, &sum);
+    finish(&sum, a);
+    causal_free(c);
+    OK(hooks_observe(&h, (hook_observer){ want_all, count, &n }, &E));
+    c = clip_new(p, &o);
+    sha256_init(&sum);
+    go(p, c, 7, false, &h, &sum);
+    finish(&sum, b);
+    causal_free(c);
+    assert_string_equal(a, b);
+    assert_int_equal(n.latents, 7 * 3);      /* noise and two steps a block */
+    assert_int_equal(n.denoise, 7 * 2);
+    assert_int_equal(n.clean, 7);
+    assert_int_equal(n.recache, 1);
+    assert_int_equal(n.x0, n.velocity);
+    assert_int_equal(n.most_kept, 8);        /* a token a frame here: the window, never more */
+}
+
+static void sum_of(parts *p, const causal_options *o, int64_t blocks, char hex[65])
+{
+    sha256 sum;
+    causal *c = clip_new(p, o);
+    sha256_init(&sum);
+    go(p, c, blocks, false, NULL, &sum);
+    finish(&sum, hex);
+    causal_free(c);
+}
+
+/* A window that holds the clip is the whole clip; draws by block do not look ahead. */
+static void test_window(void **state)
+{
+    causal_options o = small();
+    char a[65], b[65];
+    o.window = 24;
+    sum_of(*state, &o, 5, a);
+    o.window = -1;
+    o.total = 24;
+    sum_of(*state, &o, 5, b);
+    assert_string_equal(a, b);
+    o.total = 60;
+    sum_of(*state, &o, 5, b);
+    assert_string_equal(a, b);
+    o.window = 8;
+    sum_of(*state, &o, 5, b);
+    assert_string_not_equal(a, b);
+}
+
+static int capture_noise(const hook_point *p, const hook_data *d, void *user, err *e)
+{
+    if (p->kind == HOOK_LATENTS && p->step == 0)
+        return op_download((float *)user + p->block * tensor_count(d->value), d->value, e);
+    return 0;
+}
+
+/* Draws by clip are one torch.randn of everything; draws by block are generators of their own. */
+static void test_draws(void **state)
+{
+    parts *p = *state;
+    causal_options o = small();
+    enum { FRAME = 16 * 4, N = 9 * FRAME };
+    float seen[N], all[N];
+    hooks h = { 0 };
+    rng_cpu g;
+    sha256 ignored;
+    sha256_init(&ignored);
+    o.total = 9;
+    OK(hooks_observe(&h, (hook_observer){ want_all, capture_noise, seen }, &E));
+    for (int by_clip = 0; by_clip < 2; by_clip++) {
+        o.draws = by_clip ? CAUSAL_DRAW_CLIP : CAUSAL_DRAW_BLOCK;
+        causal *c = clip_new(p, &o);
+        go(p, c, 3, false, &h, &ignored);
+        causal_free(c);
+        rng_cpu_seed(&g, o.seed);
+        rng_cpu_normal(&g, all, N);
+        for (int k = 0; k < 3 && !by_clip; k++) {
+            rng_cpu_seed(&g, o.seed + (uint64_t)(3 * k));
+            rng_cpu_normal(&g, all + k * 3 * FRAME, 3 * FRAME);
+        }
+        for (int f = 0; f < 9; f++)
+            for (int ch = 0; ch < 16; ch++)
+                assert_memory_equal(seen + f / 3 * 3 * FRAME + (ch * 3 + f % 3) * 4, all + f * FRAME + ch * 4, 4 * sizeof(float));
+    }
+}
+
+static int same_noise(int64_t block, int draw, float *out, int64_t n, void *user, err *e)
+{
+    (void)block, (void)user, (void)e;
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (float)((i * 7 + draw * 13) % 29) / 14.0f - 1;
+    return 0;
+}
+
+/* Behind the table's end a clip begins afresh: with the same noise, the same latents as at the beginning. */
+static void test_hard_cut(void **state)
+{
+    parts *p = *state;
+    causal_options o = small();
+    tensor first, t;
+    o.block = o.sink = 512;
+    o.window = 1024;
+    o.n_steps = 1;
+    o.noise = same_noise;
+    causal *c = clip_new(p, &o);
+    OK(causal_prompt(c, &p->context[0], NULL, &E));
+    OK(causal_block(c, NULL, &first, &E));
+    OK(causal_block(c, NULL, &t, &E));
+    assert_memory_not_equal(first.data, t.data, (size_t)tensor_bytes(&t));
+    tensor_free(&t);
+    assert_int_equal(causal_block(c, NULL, &t, &E), ERR_CONFIG);
+    assert_non_null(strstr(E.text, "the model's rotary table ends after 1024: stop here, or set causal.hard_cut to true"));
+    causal_free(c);
+    o.hard_cut = true;
+    c = clip_new(p, &o);
+    OK(causal_prompt(c, &p->context[0], NULL, &E));
+    for (int k = 0; k < 3; k++) {
+        OK(causal_block(c, NULL, &t, &E));
+        if (k == 2)
+            assert_memory_equal(first.data, t.data, (size_t)tensor_bytes(&t));
+        tensor_free(&t);
+    }
+    assert_int_equal(causal_frames(c), 3 * 512);
+    tensor_free(&first);
+    causal_free(c);
+}
+
+static void test_unwarped(void **state)
+{
+    (void)state;
+    causal_options o = small();
+    schedule s;
+    o.n_steps = 4;
+    o.steps[1] = 750;
+    OK(causal_schedule(&s, &o, &E));
+    assert_true(s.timesteps[0] == 1000 && s.timesteps[1] == 937.5 && (float)s.timesteps[2] == 833.33331f && s.timesteps[3] == 625);
+    schedule_release(&s);
+    o.warp = false;
+    OK(causal_schedule(&s, &o, &E));
+    assert_true(s.timesteps[1] == 750 && s.sigmas[1] == 0.75000006f && s.sigmas[2] == 0.50059956f && s.sigmas[3] == 0.25159743f && s.sigmas[4] == 0);
+    schedule_release(&s);
+}
+
+/* ---- sentences ---- */
+
+static void refused(const causal_options *o, const char *text)
+{
+    E = (err){ 0 };
+    assert_int_equal(causal_check(o, &E), ERR_CONFIG);
+    if (!strstr(E.text, text))
+        fail_msg("'%s' does not say '%s'", E.text, text);
+}
+
+static void test_options(void **state)
+{
+    (void)state;
+    causal_options o = small();
+#define WITH(change, text) do { o = small(); change; refused(&o, text); } while (0)
+    WITH(o.height = 3, "multiples of 16 pixels");
+    WITH(o.block = 0, "causal.frames_per_block is 0: at least 1");
+    WITH(o.sink = 4, "causal.sink is 4 latent frames with blocks of 3: the sink must fit in the first block, so 0 to 3");
+    WITH(o.window = 4, "causal.window is 4 latent frames, but a sink of 2 and a block of 3 need at least 5; -1 keeps the whole clip");
+    WITH(o.window = 2000, "at most 1024");
+    WITH(o.window = -1, "causal.window -1 keeps the whole clip of 0 latent frames: 3 to 1024");
+    WITH(o.total = 20, "no multiple of causal.frames_per_block 3: the nearest lengths are 69 and 81 video frames");
+    WITH(o.total = 1026, "rotary table ends after 1024: make at most 4089 video frames, or set causal.hard_cut");
+    WITH(o.draws = CAUSAL_DRAW_CLIP, "its length must be known");
+    WITH(o.n_steps = 0, "0 steps a block: 1 to 64");
+    WITH(o.steps[1] = 1000, "entry 1 is 1000: the entries must fall");
+    WITH(o.shift = 0, "sampling.shift is 0");
+    WITH(o.context_noise = -1, "causal.context_noise is -1: a timestep from 0 to 1000");
+}
+
+static void load_says(parts *p, const causal_options *o, const char *path, const char *identity, int kind, const char *text)
+{
+    causal *c = clip_new(p, o);
+    E = (err){ 0 };
+    int rc = causal_load(c, path, identity, &E);
+    if (rc != kind || !strstr(E.text, text))
+        fail_msg("%d '%s', expected %d '%s'", rc, E.text, kind, text);
+    tensor t;
+    causal_prompt_again(c, &p->context[0]);
+    assert_int_equal(causal_block(c, NULL, &t, &E), ERR_INTERNAL);      /* half-loaded clips go nowhere */
+    causal_free(c);
+}
+
+static void rewrite(const char *path, const char *from, size_t at, size_t keep, char x)
+{
+    char *text;
+    size_t len;
+    OK(fs_read_text(&text, &len, from, &E));
+    if (at < len)
+        text[at] ^= x;
+    OK(fs_write_atomic(path, text, keep < len ? keep : len, &E));
+    free(text);
+}
+
+static void test_damaged_state(void **state)
+{
+    parts *p = *state;
+    causal_options o = small();
+    sha256 sum;
+    char *good = state_path("good.safetensors"), *bad = state_path("bad.safetensors");
+    causal *c = clip_new(p, &o);
+    sha256_init(&sum);
+    go(p, c, 4, true, NULL, &sum);
+    OK(causal_save(c, good, "model A", &E));
+    E = (err){ 0 };
+    assert_int_equal(causal_save(c, "/nonexistent/folder/state", "model A", &E), ERR_IO);
+    assert_non_null(strstr(E.text, "check that the folder exists and is writable"));
+    causal_free(c);
+    load_says(p, &o, good, "model B", ERR_CONFIG, "the state belongs to another clip: its identity is 'model A', expected 'model B'");
+    causal_options other = o;
+    other.seed++;
+    load_says(p, &other, good, "model A", ERR_CONFIG, "use the settings it was made with");
+    other = o;
+    other.sink = 1;
+    load_says(p, &other, good, "model A", ERR_CONFIG, "its options is");
+    load_says(p, &o, "/nonexistent/state", "model A", ERR_IO, "/nonexistent/state");
+    size_t len;
+    char *text;
+    OK(fs_read_text(&text, &len, good, &E));
+    free(text);
+    for (size_t at = 3000; at < len; at += len / 9) {      /* anywhere behind the header's beginning */
+        rewrite(bad, good, at, len, 1);
+        load_says(p, &o, bad, "model A", ERR_FORMAT, "bad.safetensors");
+    }
+    rewrite(bad, good, len - 3, len, 1);
+    load_says(p, &o, bad, "model A", ERR_FORMAT, "the state of the clip is damaged");
+    rewrite(bad, good, len, len - 10, 0);
+    load_says(p, &o, bad, "model A", ERR_FORMAT, "bad.safetensors");
+    load_says(p, &o, "tests/golden/wan-tiny/golden.safetensors", "model A", ERR_FORMAT, "this is no state of a causal clip");
+    c = clip_new(p, &o);
+    OK(causal_load(c, good, "model A", &E));
+    assert_int_equal(causal_pixels(c), 45);
+    causal_free(c);
+    free(good);
+    free(bad);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_resume), cmocka_unit_test(test_hooks), cmocka_unit_test(test_window), cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_hard_cut), cmocka_unit_test(test_unwarped), cmocka_unit_test(test_options), cmocka_unit_test(test_damaged_state),
+    };
+    return cmocka_run_group_tests(tests, open_parts, close_parts);
+}
