@@ -226,6 +226,9 @@ int op_attention(const attn_args *a, err *e)
     NEED(!a->rel_bias || (a->rel_bias->shape[0] == a->n_heads && a->rel_bias->dtype == DT_F32 &&
                           a->rel_bias->shape[1] >= tensor_nrows(a->q) + tensor_nrows(a->k) - 1),
          "relative bias does not fit", a->rel_bias, a->q);
+    NEED(a->q->dtype == a->k->dtype && a->q->dtype == a->v->dtype && a->q->dtype == a->out->dtype, "types differ", a->q, a->out);
+    NEED(!a->lse || (a->lse->dtype == DT_F32 && a->lse->shape[0] == a->n_heads && tensor_cols(a->lse) == tensor_nrows(a->q)),
+         "log-sum-exp does not fit", a->lse, a->q);
     int rc = check_plan(op, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), a->q, e);
     return rc ? rc : a->out->be->ops->attention(a->out->be, a, e);
 }
@@ -238,6 +241,7 @@ int op_attn_probs(const attn_probs_args *a, err *e)
     NEED(a->n_heads > 0 && tensor_cols(a->q) % a->n_heads == 0, "heads do not divide the width", a->q, NULL);
     NEED(a->out->dtype == DT_F32 && a->out->ndim == 3 && (a->out->shape[0] == 1 || a->out->shape[0] == a->n_heads) &&
          a->out->shape[1] == a->n_words && a->out->shape[2] == n_q, "output does not fit", a->out, a->q);
+    NEED(!a->lse || (a->lse->dtype == DT_F32 && a->lse->shape[0] == a->n_heads && tensor_cols(a->lse) == n_q), "log-sum-exp does not fit", a->lse, a->q);
     for (int i = 0; i < a->word_begin[a->n_words]; i++)
         NEED(a->columns[i] >= 0 && a->columns[i] < n_k, "a word's column is outside the keys", a->k, NULL);
     int rc = check_plan(op, &a->plan, n_q, n_k, a->q, e);

@@ -39,6 +39,7 @@ typedef struct attn_args {
     float scale;                     /* 1/sqrt(D), or 1 for umT5 */
     attn_plan plan;
     const tensor *rel_bias;          /* [N, 2*span-1] f32 or NULL: added to the score of (i, j) at column j-i+span-1 */
+    tensor *lse;                     /* f32 [N, Lq] or NULL: receives log(sum over the visible keys of exp(score)) of every query */
 } attn_args;
 
 /* Attention probabilities of chosen key columns, for capture: out[h or 0][w][i] = sum over the columns c of word w of
@@ -52,6 +53,7 @@ typedef struct attn_probs_args {
     int n_words;
     const int *word_begin;           /* n_words + 1 offsets into columns */
     const int *columns;              /* key indices */
+    const tensor *lse;               /* f32 [N, Lq] from op_attention() over the same q, k and plan, or NULL: computed anew */
 } attn_probs_args;
 
 /* Rotary tables: token i of a grid (F, H, W), w fastest, is at position (f + frame_offset, h, w). Pair j of a head is rotated
@@ -80,6 +82,8 @@ typedef struct conv_args {
 
 typedef struct backend_ops {
     const char *name;                                                       /* "cpu", "cuda" */
+    bool bf16;                                                              /* computes in bf16 and holds weights so, not only in f32 */
+    bool fp8;                                                               /* multiplies in e4m3 */
     void (*close)(backend *be);                                             /* frees what impl holds, not impl */
     int (*alloc)(backend *be, void **p, size_t bytes, err *e);
     void (*free)(backend *be, void *p);

@@ -77,6 +77,10 @@ int engine_open(engine **out, const engine_options *o, err *e)
     parallel_set_threads(o->threads);
     TRY(precision_find(&g->prec, o->precision ? o->precision : "exact", e));
     TRY(backend_open(&g->be, o->device ? o->device : "auto", e));
+    const precision *asked = g->prec;
+    g->prec = precision_on(asked, g->be);
+    if (g->prec != asked)
+        log_msg(LOG_DEBUG, "%s computes in %s, not in %s; traces and videos name what was used", g->be->device, g->prec->name, asked->name);
     if (o->model && *o->model)
         TRY(model_files_find(&g->files, o->model, e));
     TRY(override(&g->files.dit, o->dit, e));

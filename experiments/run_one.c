@@ -12,7 +12,6 @@
 #include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/media.h"
-#include "core/precision.h"
 #include "experiments/batch.h"
 #include "experiments/build_id.h"
 #include "experiments/capture.h"
@@ -35,20 +34,6 @@ double runner_now(void)
 }
 
 /* ---- opening ---- */
-
-/* bf16 and fp8 are arithmetic of a GPU: the CPU computes in f32. A build that does not know them does too, and says so; traces
- * and videos name what was used. */
-static const char *usable_precision(const config *cfg)
-{
-    const char *name = config_enum_name("model.precision", cfg->model.precision);
-    const precision *known;
-    if (strcmp(cfg->model.device, "cpu") == 0 || (strcmp(cfg->model.device, "auto") == 0 && backend_gpu_count() == 0))
-        return "exact";
-    if (!precision_find(&known, name, NULL))
-        return name;
-    log_msg(LOG_WARN, "model.precision %s is not in this build: computing in f32 (exact)", name);
-    return "exact";
-}
 
 static int check_family(const config *cfg, const engine_info *info, err *e)
 {
@@ -294,7 +279,7 @@ int runner_open(runner **out, config *cfg, err *e)
     o.vae = cfg->model.vae;
     o.tokenizer = cfg->model.tokenizer;
     o.device = cfg->model.device;
-    o.precision = usable_precision(cfg);
+    o.precision = config_enum_name("model.precision", cfg->model.precision);
     o.threads = (int)cfg->model.threads;
     o.text_len = (int)cfg->model.text_len;
     o.ftfy = cfg->model.clean_ftfy;
