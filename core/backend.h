@@ -32,6 +32,16 @@ typedef struct attn_plan {
     const attn_segment *segments;    /* borrowed; NULL with n_segments 0 means every query sees every key */
 } attn_plan;
 
+/* The gated residual sum and the LayerNorm that follows it: x += y * gate, then out = LayerNorm(x), modulated or affine. */
+typedef struct residual_norm_args {
+    tensor *x;                       /* [R, K] */
+    const tensor *y, *gate;          /* [R, K]; gate [G, K] or NULL for 1 */
+    tensor *out;                     /* [R, K] */
+    const tensor *a, *b;             /* modulated: scale and shift [G, K] as op_layernorm_mod(); else weight and bias [K] */
+    bool modulated;
+    float eps;
+} residual_norm_args;
+
 typedef struct attn_args {
     tensor *out;                     /* [Lq, N*D] */
     const tensor *q, *k, *v;         /* [Lq, N*D], [Lk, N*D], [Lk, N*D] */
@@ -94,6 +104,10 @@ typedef struct backend_ops {
     int (*sync)(backend *be, err *e);
     int (*weight)(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e);
 
+    /* fused forms; NULL where the backend has none: the wrappers below then use the single ops, with the same result */
+    int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
+    int (*rmsnorm_rope)(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
+
     int (*linear)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e);
     int (*layernorm)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e);
     int (*layernorm_mod)(backend *be, tensor *out, const tensor *x, const tensor *scale, const tensor *shift,
@@ -102,6 +116,7 @@ typedef struct backend_ops {
     int (*rope)(backend *be, tensor *x, const rope_table *r, int n_heads, err *e);
     int (*gate_add)(backend *be, tensor *x, const tensor *y, const tensor *gate, err *e);
     int (*add_row)(backend *be, tensor *out, const tensor *x, const tensor *row, err *e);
+    int (*cast)(backend *be, tensor *out, const tensor *x, err *e);
     int (*attention)(backend *be, const attn_args *a, err *e);
     int (*attn_probs)(backend *be, const attn_probs_args *a, err *e);
     int (*silu)(backend *be, tensor *out, const tensor *x, err *e);
@@ -158,7 +173,13 @@ int op_rmsnorm(tensor *out, const tensor *x, const tensor *w, float eps, err *e)
 int op_rope(tensor *x, const rope_table *r, int n_heads, err *e);
 /* x += y * gate; gate [G, K] as above, or NULL for 1 */
 int op_gate_add(tensor *x, const tensor *y, const tensor *gate, err *e);
-/* out[r] = x[r] + row; out may be x */
+/* x += y * gate, then out = LayerNorm(x) as the two ops above; out may not be x or y */
+int op_residual_norm(const residual_norm_args *a, err *e);
+/* op_rmsnorm() and then op_rope() on the result; out may be x */
+int op_rmsnorm_rope(tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
+/* the same values in another type: f32 and bf16 */
+int op_cast(tensor *out, const tensor *x, err *e);
+/* out[r] = x[r] + row[r / (R / G)] with row [G, K]; out may be x */
 int op_add_row(tensor *out, const tensor *x, const tensor *row, err *e);
 int op_attention(const attn_args *a, err *e);
 int op_attn_probs(const attn_probs_args *a, err *e);

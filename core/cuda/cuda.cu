@@ -158,6 +158,7 @@ static void close_(backend *be)
     cuda_impl *c = impl(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
+    gemm_close(c);
     if (c->blas)
         blas.destroy(c->blas);
     if (c->stream) {
@@ -171,6 +172,10 @@ static backend_ops make_ops(void)
     backend_ops o;
     memset(&o, 0, sizeof o);
     o.name = "cuda";
+    o.bf16 = true;
+    o.residual_norm = cuda_residual_norm;
+    o.rmsnorm_rope = cuda_rmsnorm_rope;
+    o.cast = cuda_cast;
     o.close = close_;
     o.alloc = alloc_;
     o.free = free_;
