@@ -14,6 +14,8 @@ extern "C" {
 #include "core/backend.h"
 }
 
+typedef struct cuda_stream cuda_stream;     /* stream.cu */
+
 typedef struct cuda_impl {
     int device;
     cudaStream_t stream;
@@ -23,6 +25,7 @@ typedef struct cuda_impl {
     size_t work_bytes;
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
+    cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -36,6 +39,10 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e);
 int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
+/* Queues an upload of n elements of `source` (pageable memory, which may change on return), held as `kept` (the same, f32, bf16,
+ * f16): converted by all threads on the way through a pinned ring. */
+int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype source, int64_t n, err *e);
+void cuda_stream_close(backend *be);
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
