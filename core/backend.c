@@ -340,7 +340,7 @@ int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, er
 {
     const char *op = "axpby";
     NEED(tensor_count(out) == tensor_count(x) && tensor_count(out) == tensor_count(y), "sizes differ", x, y);
-    NEED(out->dtype == DT_F32 && x->dtype == DT_F32 && y->dtype == DT_F32, "f32 expected", x, y);
+    NEED(out->dtype == DT_F32 && x->dtype == DT_F32 && (y->dtype == DT_F32 || (y->dtype == DT_BF16 && out->be->ops->bf16)), "f32 expected", x, y);
     return out->be->ops->axpby(out->be, out, a, x, b, y, e);
 }
 

@@ -193,7 +193,7 @@ int op_patchify(tensor *tokens, const tensor *latents, err *e);
 int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
-int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias */
+int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
 
 /* ---- VAE ---- */

@@ -146,13 +146,9 @@ out:
 static void work_release(dit_work *w)
 {
     tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->vace_patches, &w->c, &w->ctx_k, &w->ctx_v,
-                      &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->head_mod[0], &w->head_mod[1] };
+                      &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->t_mod, &w->mod, &w->head_mod[0], &w->head_mod[1], &w->head_h, &w->lse };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tensor_free(all[i]);
-    for (int k = 0; k < 6; k++) {
-        tensor_free(&w->t_mod[k]);
-        tensor_free(&w->mod[k]);
-    }
     free(w->host_sinusoid);
     *w = (dit_work){ .be = w->be };
 }
@@ -185,9 +181,11 @@ int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e)
     TRY(TENSOR_NEW(&w->t_hidden, be, DT_F32, e, G, D));
     TRY(TENSOR_NEW(&w->t_emb, be, DT_F32, e, G, D));
     TRY(TENSOR_NEW(&w->t_silu, be, DT_F32, e, G, D));
-    for (int k = 0; k < 6; k++) {
-        TRY(TENSOR_NEW(&w->t_mod[k], be, DT_F32, e, G, D));
-        TRY(TENSOR_NEW(&w->mod[k], be, DT_F32, e, G, D));
+    TRY(TENSOR_NEW(&w->t_mod, be, DT_F32, e, 6 * G, D));
+    TRY(TENSOR_NEW(&w->mod, be, DT_F32, e, 6 * G, D));
+    if (s != a) {
+        TRY(TENSOR_NEW(&w->head_h, be, s, e, L < HEAD_ROWS ? L : HEAD_ROWS, D));
+        TRY(TENSOR_NEW(&w->lse, be, DT_F32, e, d->cfg.num_heads, L));
     }
     TRY(TENSOR_NEW(&w->head_mod[0], be, DT_F32, e, G, D));
     TRY(TENSOR_NEW(&w->head_mod[1], be, DT_F32, e, G, D));

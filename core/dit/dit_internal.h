@@ -7,6 +7,7 @@
 
 enum {
     ROPE_POSITIONS = 1024,      /* model.py:477-485: tables for 1024 positions an axis */
+    HEAD_ROWS = 2048,           /* tokens the head handles at a time where the stream's type is not that of the activations */
     VACE_PAD = 128,             /* scope/src/scope/core/pipelines/wan2_1/vace: keys padded to a multiple of this */
 };
 
@@ -28,7 +29,10 @@ struct dit_work {
     tensor vace_patches, c;          /* the stream of the hint blocks; only with VACE */
     tensor ctx_k, ctx_v;             /* [text_len, D] */
     tensor sinusoid, t_hidden, t_emb, t_silu;   /* [G, ...] */
-    tensor t_mod[6], mod[6], head_mod[2];       /* [G, D] each */
+    tensor t_mod, mod;               /* [6G, D]: of each of the six, the groups */
+    tensor head_mod[2];              /* [G, D] each */
+    tensor head_h;                   /* [HEAD_ROWS at most, D] in the stream's type; empty where h has that type */
+    tensor lse;                      /* f32 [N, L] of the cross-attention, where its kernel gives one cheaply; else empty */
     float *host_sinusoid;
 };
 

@@ -40,28 +40,44 @@ static int fetch(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int
     return rc;
 }
 
-/* 2-D weight viewed as [rows, cols]: the 5-D patch embedding is flattened by its own loader */
-static void matrix(loader *l, tensor *out, int64_t rows, int64_t cols, const char *name)
+static void vector_as(loader *l, tensor *out, int64_t n, dtype type, const char *name)
 {
-    const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", name);
+    const ckpt_tensor *t = ckpt_want_tensor(l->want, 1, (int64_t[]){ n }, "%s", name);
     if (t && !l->rc)
-        l->rc = fetch(l, out, t, rows, cols, l->prec->weight);
+        l->rc = fetch(l, out, t, n, 1, type);
 }
 
 static void vector(loader *l, tensor *out, int64_t n, const char *name)
 {
-    const ckpt_tensor *t = ckpt_want_tensor(l->want, 1, (int64_t[]){ n }, "%s", name);
-    if (t && !l->rc)
-        l->rc = fetch(l, out, t, n, 1, DT_F32);
+    vector_as(l, out, n, DT_F32, name);
 }
 
-static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
+/* `type` for the matrix, `bias` for the bias. A 2-D weight: the 5-D patch embedding is flattened by its own loader. */
+static void linear_as(loader *l, dit_linear *out, int64_t rows, int64_t cols, dtype type, dtype bias, const char *prefix, const char *name)
 {
     char full[160];
     snprintf(full, sizeof full, "%s%s.weight", prefix, name);
-    matrix(l, &out->w, rows, cols, full);
+    const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", full);
+    if (t && !l->rc)
+        l->rc = fetch(l, &out->w, t, rows, cols, type);
     snprintf(full, sizeof full, "%s%s.bias", prefix, name);
-    vector(l, &out->b, rows, full);
+    vector_as(l, &out->b, rows, bias, full);
+}
+
+/* Products of activations: autocast casts matrix and bias alike. */
+static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
+{
+    linear_as(l, out, rows, cols, l->prec->weight, l->prec->act, prefix, name);
+}
+
+/* Products in the stream's type (timestep, head): the values of the file, in no more bytes than it has. */
+static void linear_stream(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *name)
+{
+    char full[160];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const ckpt_tensor *t = ckpt_find(l->c, full);
+    bool narrow = l->prec->act != DT_F32 && t && t->dtype == DT_BF16;
+    linear_as(l, out, rows, cols, narrow ? DT_BF16 : l->prec->act != DT_F32 ? DT_F32 : l->prec->weight, DT_F32, "", name);
 }
 
 static void modulation(loader *l, tensor *out, int64_t rows, int64_t dim, const char *name)
@@ -120,7 +136,7 @@ static void patch_embedding(loader *l, dit_linear *out, int dim, int in, const c
         w->shape[2] = w->shape[3] = w->shape[4] = 1;
     }
     snprintf(full, sizeof full, "%s.bias", name);
-    vector(l, &out->b, dim, full);
+    vector_as(l, &out->b, dim, l->prec->act, full);
 }
 
 int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
@@ -140,10 +156,10 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
     patch_embedding(&l, &out->patch_embedding, cfg->dim, cfg->in_dim, "patch_embedding");
     linear(&l, &out->text_embedding_0, cfg->dim, cfg->text_dim, "", "text_embedding.0");
     linear(&l, &out->text_embedding_2, cfg->dim, cfg->dim, "", "text_embedding.2");
-    linear(&l, &out->time_embedding_0, cfg->dim, cfg->freq_dim, "", "time_embedding.0");
-    linear(&l, &out->time_embedding_2, cfg->dim, cfg->dim, "", "time_embedding.2");
-    linear(&l, &out->time_projection, 6 * (int64_t)cfg->dim, cfg->dim, "", "time_projection.1");
-    linear(&l, &out->head, 4 * (int64_t)cfg->out_dim, cfg->dim, "", "head.head");
+    linear_stream(&l, &out->time_embedding_0, cfg->dim, cfg->freq_dim, "time_embedding.0");
+    linear_stream(&l, &out->time_embedding_2, cfg->dim, cfg->dim, "time_embedding.2");
+    linear_stream(&l, &out->time_projection, 6 * (int64_t)cfg->dim, cfg->dim, "time_projection.1");
+    linear_stream(&l, &out->head, 4 * (int64_t)cfg->out_dim, cfg->dim, "head.head");
     modulation(&l, &out->head_modulation, 2, cfg->dim, "head.modulation");
     for (int i = 0; i < cfg->num_layers; i++)
         block(&l, &out->blocks[i], cfg, "blocks", i);
