@@ -138,9 +138,17 @@ int op_linear(tensor *out, const tensor *x, const tensor *w, const tensor *bias,
     NEED(w->ndim == 2 && w->shape[1] == tensor_cols(x), "input width differs from the weight's", x, w);
     NEED(tensor_cols(out) == w->shape[0] && tensor_nrows(out) == tensor_nrows(x), "output does not fit", out, w);
     NEED(!bias || tensor_count(bias) == w->shape[0], "bias does not fit", bias, w);
-    NEED(is_activation(x->dtype) && is_activation(out->dtype), "activation type", x, out);
+    bool narrow = x->dtype == DT_F8_E4M3 && w->dtype == DT_F8_E4M3 && x->scale && w->scale && out->be->ops->fp8;
+    NEED((narrow || is_activation(x->dtype)) && is_activation(out->dtype), "activation type", x, out);
     NEED(out->data != x->data, "output may not be the input", out, x);
     return out->be->ops->linear(out->be, out, x, w, bias, act, e);
+}
+
+int op_quantise(tensor *out, const tensor *x, err *e)
+{
+    const char *op = "quantise";
+    NEED(same_shape(out, x) && out->dtype == DT_F8_E4M3 && out->scale && out->be->ops->quantise, "an 8-bit tensor with scales is needed", out, x);
+    return out->be->ops->quantise(out->be, out, x, e);
 }
 
 int op_layernorm(tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e)

@@ -108,6 +108,8 @@ typedef struct backend_ops {
     int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
     int (*rmsnorm_rope)(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
 
+    int (*quantise)(backend *be, tensor *out, const tensor *x, err *e);      /* NULL where fp8 is false */
+
     int (*linear)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e);
     int (*layernorm)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e);
     int (*layernorm_mod)(backend *be, tensor *out, const tensor *x, const tensor *scale, const tensor *shift,
@@ -163,6 +165,9 @@ int op_weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err 
 /* ---- transformer ---- */
 /* out[R,N] = act(x[R,K] w[N,K]^T + bias[N]); bias may be NULL */
 int op_linear(tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e);
+/* For products in 8 bits: out [R, K] from tensor_new_scaled(), scale[r] = max |x[r]| / 448, out = x / scale rounded to e4m3. op_linear() takes
+ * x and w of this kind together. */
+int op_quantise(tensor *out, const tensor *x, err *e);
 /* (x - mean) / sqrt(var + eps) * w + b over the last axis, biased variance; w and b NULL: no affine part */
 int op_layernorm(tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e);
 /* the same, then * (1 + scale) + shift, each rounded; scale and shift are [G, K]: row r uses group r / (R / G) */

@@ -133,7 +133,7 @@ static int sync(backend *be, err *e)
 /* bf16 where that is wanted, otherwise f32 whatever the file holds */
 static int weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e)
 {
-    dtype kept = want == DT_BF16 ? DT_BF16 : DT_F32;
+    dtype kept = want == DT_BF16 || want == DT_F8_E4M3 ? DT_BF16 : DT_F32;
     int rc = tensor_new(out, be, kept, src->ndim, src->shape, e);
     if (!rc)
         rc = cuda_upload_as(be, out->data, kept, src->data, src->dtype, tensor_count(out), e);
@@ -157,12 +157,14 @@ static void close_(backend *be)
     }
 }
 
-static backend_ops make_ops(void)
+static backend_ops make_ops(bool hopper)
 {
     backend_ops o;
     memset(&o, 0, sizeof o);
     o.name = "cuda";
     o.bf16 = true;
+    o.fp8 = hopper;             /* products with a factor a row: cuBLASLt has them for Hopper only */
+    o.quantise = hopper ? cuda_quantise : NULL;
     o.residual_norm = cuda_residual_norm;
     o.rmsnorm_rope = cuda_rmsnorm_rope;
     o.cast = cuda_cast;
@@ -211,7 +213,7 @@ extern "C" int backend_gpu_count(void)
 
 extern "C" int backend_open_cuda(backend **out, int device, err *e)
 {
-    static const backend_ops ops = make_ops();
+    static const backend_ops older = make_ops(false), hopper = make_ops(true);
     int n = 0;
     *out = NULL;
     cudaError_t status = cudaGetDeviceCount(&n);
@@ -239,7 +241,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
         free(c);
         return ERR(e, ERR_MEMORY, "no host memory to open the CUDA backend");
     }
-    be->ops = &ops;
+    be->ops = p.major == 9 ? &hopper : &older;
     be->impl = c;
     c->device = device;
     c->sm_count = p.multiProcessorCount;

@@ -136,6 +136,7 @@ int cuda_rmsnorm(backend *, tensor *, const tensor *, const tensor *, float, err
 int cuda_pixel_norm(backend *, tensor *, const tensor *, const tensor *, activation, err *);
 int cuda_residual_norm(backend *, const residual_norm_args *, err *);
 int cuda_rmsnorm_rope(backend *, tensor *, const tensor *, const tensor *, float, const rope_table *, int, err *);
+int cuda_quantise(backend *, tensor *, const tensor *, err *);
 int cuda_cast(backend *, tensor *, const tensor *, err *);
 int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);

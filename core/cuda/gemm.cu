@@ -4,7 +4,9 @@
  * bf16: cuBLASLt, f32 accumulation, bias and activation in its epilogue on the f32 sum, one rounding to bf16. The official code
  * rounds before its GELU as well (Wan2.1/wan/modules/model.py:279-281); that rounding is left out. Never split along K: one order of
  * summation an output.
- * What cuBLASLt refuses (odd sizes, mixed types) goes to a plain kernel, a warp a column. */
+ * e4m3: the same with a factor a row of x and a row of w on the f32 sum; sums are promoted to f32 on the way (no fast accumulation).
+ * Mixed types, and rows that are no multiple of 16 bytes, go to a plain kernel, a warp a column: for such rows cuBLASLt adds bias and
+ * activation to a sum that it has rounded already (seen with 3 x 17 x 65: 5e-4 off where 2e-5 is due). */
 #include <cuda_fp16.h>
 #include <stdlib.h>
 
@@ -111,7 +113,7 @@ enum { WORKSPACE = 32 << 20, SLOTS = 64 };
 
 typedef struct {
     int64_t R, K, N;
-    bool bias, out_f32;
+    bool bias, out_f32, fp8;
     activation act;
     int align_x, align_w, align_out;
 } gemm_key;
@@ -190,12 +192,15 @@ static bool describe(gemm_plan *p, const gemm_key *k)
     cublasOperation_t transpose = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue = k->act == ACT_GELU_TANH ? k->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
                                                           : k->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    cudaDataType_t out = k->out_f32 ? CUDA_R_32F : CUDA_R_16BF;
+    cudaDataType_t out = k->out_f32 ? CUDA_R_32F : CUDA_R_16BF, in = k->fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+    cublasLtMatmulMatrixScale_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     return blas.desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
            blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose) == CUBLAS_STATUS_SUCCESS &&
            blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) == CUBLAS_STATUS_SUCCESS &&
-           blas.layout_create(&p->w, CUDA_R_16BF, (uint64_t)k->K, (uint64_t)k->N, k->K) == CUBLAS_STATUS_SUCCESS &&
-           blas.layout_create(&p->x, CUDA_R_16BF, (uint64_t)k->K, (uint64_t)k->R, k->K) == CUBLAS_STATUS_SUCCESS &&
+           (!k->fp8 || (blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &rows, sizeof rows) == CUBLAS_STATUS_SUCCESS &&
+                        blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &rows, sizeof rows) == CUBLAS_STATUS_SUCCESS)) &&
+           blas.layout_create(&p->w, in, (uint64_t)k->K, (uint64_t)k->N, k->K) == CUBLAS_STATUS_SUCCESS &&
+           blas.layout_create(&p->x, in, (uint64_t)k->K, (uint64_t)k->R, k->K) == CUBLAS_STATUS_SUCCESS &&
            blas.layout_create(&p->out, out, (uint64_t)k->N, (uint64_t)k->R, k->N) == CUBLAS_STATUS_SUCCESS;
 }
 
@@ -221,12 +226,19 @@ static bool choose(struct gemm_cache *g, gemm_plan *p, const gemm_key *k)
     return ok;
 }
 
+static void point_at_scales(gemm_plan *p, const tensor *w, const tensor *x)
+{
+    const void *a = w->scale, *b = x->scale;
+    blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &a, sizeof a);
+    blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &b, sizeof b);
+}
+
 /* The plan of a shape: cuBLASLt's first suggestion, which depends on shape, types, alignment and GPU only. */
 static gemm_plan *plan_of(struct gemm_cache *g, const gemm_key *k)
 {
     for (int i = 0; i < SLOTS; i++) {
         const gemm_key *o = &g->plans[i].key;
-        if (g->plans[i].used && o->R == k->R && o->K == k->K && o->N == k->N && o->bias == k->bias && o->out_f32 == k->out_f32 && o->act == k->act &&
+        if (g->plans[i].used && o->R == k->R && o->K == k->K && o->N == k->N && o->bias == k->bias && o->out_f32 == k->out_f32 && o->fp8 == k->fp8 && o->act == k->act &&
             o->align_x == k->align_x && o->align_w == k->align_w && o->align_out == k->align_out)
             return &g->plans[i];
     }
@@ -266,17 +278,25 @@ static int bias_for(backend *be, const tensor *bias, dtype type, const void **ou
     return 0;
 }
 
-static int linear_bf16(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e)
+static int linear_lt(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e)
 {
     const float one = 1, none = 0;
-    gemm_key k = { tensor_nrows(x), w->shape[1], w->shape[0], bias != NULL, out->dtype == DT_F32, act };
+    gemm_key k = { tensor_nrows(x), w->shape[1], w->shape[0], bias != NULL, out->dtype == DT_F32, x->dtype == DT_F8_E4M3, act };
+    int64_t size = k.fp8 ? 1 : 2;
     int rc = gemm_open(be, e);
     if (rc)
         return rc;
-    k.align_x = alignment(x->data, k.K * 2);
-    k.align_w = alignment(w->data, k.K * 2);
+    k.align_x = alignment(x->data, k.K * size);
+    k.align_w = alignment(w->data, k.K * size);
     k.align_out = alignment(out->data, k.N * (k.out_f32 ? 4 : 2));
+    if (!k.fp8 && (k.align_x < 16 || k.align_w < 16 || k.align_out < 16))
+        return linear_plain(be, out, x, w, bias, act, e);
     gemm_plan *p = plan_of(impl(be)->gemm, &k);
+    if (k.fp8 && p->refused)
+        return ERR(e, ERR_DEVICE, "%s: cuBLASLt has no 8-bit product of %lld x %lld x %lld with a factor a row; use model.precision bf16", be->device,
+                   (long long)k.R, (long long)k.K, (long long)k.N);
+    if (k.fp8)
+        point_at_scales(p, w, x);
     if (p->refused || act == ACT_SILU || (bias && k.out_f32 && bias->dtype != DT_F32))
         return linear_plain(be, out, x, w, bias, act, e);
     if (bias) {
@@ -300,7 +320,7 @@ extern "C" int cuda_linear(backend *be, tensor *out, const tensor *x, const tens
     bool f32 = x->dtype == DT_F32 && out->dtype == DT_F32 && (!bias || bias->dtype == DT_F32);
     if (f32 && (w->dtype == DT_F32 || tensor_nrows(x) > 64 || w->dtype == DT_F16))
         return linear_f32(be, out, x, w, bias, act, e);
-    if (x->dtype == DT_BF16 && w->dtype == DT_BF16)
-        return linear_bf16(be, out, x, w, bias, act, e);
+    if (x->dtype == w->dtype && (x->dtype == DT_BF16 || x->dtype == DT_F8_E4M3))
+        return linear_lt(be, out, x, w, bias, act, e);
     return linear_plain(be, out, x, w, bias, act, e);
 }

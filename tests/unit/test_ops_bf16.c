@@ -53,13 +53,14 @@ static tensor poisoned(dtype type, int64_t rows, int64_t cols)
     return t;
 }
 
-/* One rounding to bf16 is 2^-9 of a value; `roundings` of them, and `noise` of the largest for the f32 arithmetic before. */
+/* One rounding is half of 2^-7 (bf16: 8 bits of significand) or 2^-23 of a value; `roundings` of them, and `noise` of the largest for the
+ * f32 arithmetic before. */
 static void check(const char *what, const tensor *t, const double *ref, int roundings, double noise)
 {
     err e = { 0 };
     int64_t n = tensor_count(t), at = -1;
     float *host = malloc((size_t)n * sizeof *host);
-    double worst = 0, largest = 0, ulp = t->dtype == DT_BF16 ? 0x1p-8 : 0x1p-23;
+    double worst = 0, largest = 0, ulp = t->dtype == DT_BF16 ? 0x1p-7 : 0x1p-23;
     assert_int_equal(op_download_f32(host, t, &e), 0);
     for (int64_t i = 0; i < n; i++)
         largest = fabs(ref[i]) > largest ? fabs(ref[i]) : largest;
