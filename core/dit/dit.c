@@ -209,10 +209,7 @@ out:
 
 static void work_release(dit_work *w)
 {
-    tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->vace_patches, &w->c, &w->ctx_k, &w->ctx_v,
-                      &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->t_mod, &w->mod, &w->head_mod[0], &w->head_mod[1], &w->head_h, &w->lse };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        tensor_free(all[i]);
+    tensor_free(&w->memory);
     free(w->host_sinusoid);
     *w = (dit_work){ .be = w->be };
 }
@@ -220,39 +217,13 @@ static void work_release(dit_work *w)
 int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e)
 {
     int rc = 0;
-    int64_t D = d->cfg.dim;
-    dtype s = d->prec->stream, a = d->prec->act;
-    backend *be = w->be;
-    if (L <= w->capacity && G <= w->groups && (!d->vace.n_blocks || w->c.data))
+    int64_t vace = d->vace.n_blocks ? tensor_cols(&d->vace.patch_embedding.w) : 0;
+    if (L <= w->capacity && G <= w->groups && (!vace || w->c.data))
         return 0;
     work_release(w);
-    TRY(TENSOR_NEW(&w->patches, be, a, e, L, (int64_t)d->cfg.in_dim * 4));
-    TRY(TENSOR_NEW(&w->x, be, s, e, L, D));
-    TRY(TENSOR_NEW(&w->h, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->q, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->k, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
-    TRY(TENSOR_NEW(&w->v, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
-    if (d->vace.n_blocks) {
-        TRY(TENSOR_NEW(&w->vace_patches, be, a, e, L, tensor_cols(&d->vace.patch_embedding.w)));
-        TRY(TENSOR_NEW(&w->c, be, s, e, L, D));
-    }
-    TRY(TENSOR_NEW(&w->y, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->ffn, be, a, e, L, d->cfg.ffn_dim));
-    TRY(TENSOR_NEW(&w->out, be, s, e, L, (int64_t)d->cfg.out_dim * 4));
-    TRY(TENSOR_NEW(&w->ctx_k, be, a, e, d->cfg.text_len, D));
-    TRY(TENSOR_NEW(&w->ctx_v, be, a, e, d->cfg.text_len, D));
-    TRY(TENSOR_NEW(&w->sinusoid, be, DT_F32, e, G, d->cfg.freq_dim));
-    TRY(TENSOR_NEW(&w->t_hidden, be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->t_emb, be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->t_silu, be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->t_mod, be, DT_F32, e, 6 * G, D));
-    TRY(TENSOR_NEW(&w->mod, be, DT_F32, e, 6 * G, D));
-    if (s != a) {
-        TRY(TENSOR_NEW(&w->head_h, be, s, e, L < HEAD_ROWS ? L : HEAD_ROWS, D));
-        TRY(TENSOR_NEW(&w->lse, be, DT_F32, e, d->cfg.num_heads, L));
-    }
-    TRY(TENSOR_NEW(&w->head_mod[0], be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->head_mod[1], be, DT_F32, e, G, D));
+    int64_t bytes = dit_work_layout(w, &d->cfg, d->prec, vace, L, G, NULL);
+    TRY(TENSOR_NEW(&w->memory, w->be, DT_U8, e, bytes));
+    dit_work_layout(w, &d->cfg, d->prec, vace, L, G, w->memory.data);
     if (!(w->host_sinusoid = malloc((size_t)(G * d->cfg.freq_dim) * sizeof(float)))) {
         rc = ERR(e, ERR_MEMORY, "no memory for the timestep embedding");
         goto out;

@@ -35,6 +35,15 @@ const dit_config *dit_get_config(const dit *d);
 int64_t dit_weight_bytes(const dit *d);                /* on the device, without slots */
 int64_t dit_host_bytes(const dit *d);                  /* in host memory */
 
+/* Bytes on the device, from the configuration alone: what dit_open(), dit_add_vace() and dit_work_new() will take. */
+typedef struct dit_sizes {
+    int64_t fixed, vace_fixed;       /* outside of blocks */
+    int64_t block, hint;             /* one block; one of VACE */
+    int64_t work;                    /* activations for L tokens and G timesteps */
+} dit_sizes;
+/* bf16_file: the checkpoint holds bf16. */
+void dit_sizes_of(const dit_config *c, const precision *prec, bool bf16_file, bool vace, int64_t L, int64_t G, dit_sizes *out);
+
 /* Text rows [n, text_dim] f32 (n <= text_len; the rest is zeros, and attended, as upstream) -> context [text_len, dim]. */
 int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e);
 

@@ -27,6 +27,7 @@ struct dit {
 
 struct dit_work {
     backend *be;
+    tensor memory;                   /* everything below lies in it (dit_plan.c) */
     int64_t capacity;                /* tokens */
     int64_t groups;                  /* timesteps the modulation tensors hold */
     tensor patches, x, h, q, k, v, y, ffn, out;
@@ -39,6 +40,10 @@ struct dit_work {
     tensor lse;                      /* f32 [N, L] of the cross-attention, where its kernel gives one cheaply; else empty */
     float *host_sinusoid;
 };
+
+/* Where the tensors of a dit_work lie, as views into one buffer whose size is returned; `base` NULL: only the size is wanted. What
+ * is never alive at the same time shares memory: the FFN's hidden layer takes the place of q, k and v. */
+int64_t dit_work_layout(dit_work *w, const dit_config *c, const precision *prec, int64_t vace_cols, int64_t L, int64_t G, void *base);
 
 /* Makes room for L tokens and G timesteps; keeps what is there when it suffices. */
 int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e);
