@@ -90,6 +90,15 @@ typedef struct conv_args {
     bool upsample2x;                 /* x is read as its nearest 2x enlargement in rows and columns */
 } conv_args;
 
+/* Device memory that is filled again and again while the device computes: backend_slot_new(). */
+typedef struct backend_slot {
+    backend *be;
+    void *data;
+    size_t bytes;
+    bool filled, held;
+    void *impl;                      /* the backend's own */
+} backend_slot;
+
 typedef struct backend_ops {
     const char *name;                                                       /* "cpu", "cuda" */
     bool bf16;                                                              /* computes in bf16 and holds weights so, not only in f32 */
@@ -103,6 +112,16 @@ typedef struct backend_ops {
     int (*zero)(backend *be, void *dst, size_t bytes, err *e);
     int (*sync)(backend *be, err *e);
     int (*weight)(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e);
+    /* backend_host_*, backend_slot_* and what follows them below; the checks are done before */
+    int (*host_alloc)(backend *be, void **p, size_t bytes, err *e);
+    void (*host_free)(backend *be, void *p, size_t bytes);
+    int (*slot_new)(backend *be, backend_slot *s, err *e);
+    void (*slot_free)(backend *be, backend_slot *s);
+    int (*slot_fill)(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
+    int (*slot_acquire)(backend *be, backend_slot *s, err *e);
+    int (*slot_release)(backend *be, backend_slot *s, err *e);
+    void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
+    bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
 
     /* fused forms; NULL where the backend has none: the wrappers below then use the single ops, with the same result */
     int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
@@ -161,6 +180,23 @@ int op_zero(tensor *dst, err *e);
 /* A weight for this backend: a view of the mapping where it can be used as it lies, otherwise a copy; `want` is the
  * dtype the backend should hold it in (DT_COUNT: as in the file). Shape as in the file, up to 5 axes. */
 int op_weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e);
+
+/* ---- memory for weights that do not fit ---- */
+/* Host memory that the device reads at the full speed of the link (pinned); free with the same size. */
+int backend_host_alloc(backend *be, void **p, size_t bytes, err *e);
+void backend_host_free(backend *be, void *p, size_t bytes);
+/* A slot goes through fill, acquire, release, fill ...: fill queues a copy that begins when the ops queued before the last release
+ * have ended and runs beside the ops queued after it; ops queued after acquire see what was filled. `host` is from
+ * backend_host_alloc() and stays as it is until the next acquire or free. A fill may follow a fill that was never acquired. */
+int backend_slot_new(backend_slot *s, backend *be, size_t bytes, err *e);
+void backend_slot_free(backend_slot *s);                           /* harmless on a zeroed slot */
+int backend_slot_fill(backend_slot *s, const void *host, size_t bytes, err *e);
+int backend_slot_acquire(backend_slot *s, err *e);
+int backend_slot_release(backend_slot *s, err *e);
+/* Gives memory that was freed, and is kept for the next allocation, back to the device. */
+void backend_trim(backend *be);
+/* Memory of the device as its driver reports it, other programs included. False on a backend that needs no plan (CPU). */
+bool backend_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
 
 /* ---- transformer ---- */
 /* out[R,N] = act(x[R,K] w[N,K]^T + bias[N]); bias may be NULL */

@@ -177,6 +177,15 @@ static backend_ops make_ops(bool hopper)
     o.zero = zero;
     o.sync = sync;
     o.weight = weight;
+    o.host_alloc = cuda_host_alloc;
+    o.host_free = cuda_host_free;
+    o.slot_new = cuda_slot_new;
+    o.slot_free = cuda_slot_free;
+    o.slot_fill = cuda_slot_fill;
+    o.slot_acquire = cuda_slot_acquire;
+    o.slot_release = cuda_slot_release;
+    o.trim = cuda_trim;
+    o.memory = cuda_memory;
     o.linear = cuda_linear;
     o.layernorm = cuda_layernorm;
     o.layernorm_mod = cuda_layernorm_mod;

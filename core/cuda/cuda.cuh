@@ -43,6 +43,15 @@ int cuda_need_work(backend *be, size_t bytes, err *e);
  * f16): converted by all threads on the way through a pinned ring. */
 int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype source, int64_t n, err *e);
 void cuda_stream_close(backend *be);
+int cuda_host_alloc(backend *be, void **p, size_t bytes, err *e);
+void cuda_host_free(backend *be, void *p, size_t bytes);
+int cuda_slot_new(backend *be, backend_slot *s, err *e);
+void cuda_slot_free(backend *be, backend_slot *s);
+int cuda_slot_fill(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
+int cuda_slot_acquire(backend *be, backend_slot *s, err *e);
+int cuda_slot_release(backend *be, backend_slot *s, err *e);
+void cuda_trim(backend *be);
+bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 

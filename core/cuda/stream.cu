@@ -1,6 +1,7 @@
 /* Host memory and the device: pinned memory, uploads through a pinned ring, and copies that run beside the computation. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/cuda/cuda.cuh"
 
@@ -107,4 +108,137 @@ int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype s
         s->next = (k + 1) % RING;
     }
     return rc;
+}
+
+/* ---- pinned memory ---- */
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+static void touch(int64_t piece, int thread, void *arg)
+{
+    (void)thread;
+    ((volatile char *)arg)[piece * (int64_t)HUGE_PAGE] = 0;
+}
+
+/* Huge pages, touched by all threads and registered: gigabytes are ready several times sooner than from cudaHostAlloc(). */
+int cuda_host_alloc(backend *be, void **p, size_t bytes, err *e)
+{
+    size_t size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *m = aligned_alloc(HUGE_PAGE, size);
+    if (!m)
+        return ERR(e, ERR_MEMORY, "host memory ran out: %zu MiB asked for weights that do not stay on the device; swap fewer blocks "
+                   "(memory.blocks_to_swap) or raise memory.budget", bytes >> 20);
+    madvise(m, size, MADV_HUGEPAGE);        /* a wish; small pages work too */
+    parallel_for((int64_t)(size / HUGE_PAGE), touch, m);
+    cudaError_t status = cudaHostRegister(m, size, cudaHostRegisterDefault);
+    if (status != cudaSuccess) {
+        free(m);
+        cudaGetLastError();
+        return ERR(e, ERR_MEMORY, "%s: %zu MiB of host memory could not be pinned for weights that do not stay on the device (%s); swap fewer blocks "
+                   "(memory.blocks_to_swap), raise memory.budget, or raise the limit of locked memory (ulimit -l)", be->device, bytes >> 20,
+                   cudaGetErrorString(status));
+    }
+    *p = m;
+    return 0;
+}
+
+void cuda_host_free(backend *be, void *p, size_t bytes)
+{
+    (void)bytes;
+    if (impl(be)->copier)
+        cudaStreamSynchronize(impl(be)->copier->copies);
+    cudaHostUnregister(p);
+    free(p);
+}
+
+/* ---- slots ---- */
+
+typedef struct {
+    cudaEvent_t full, empty;    /* recorded on the copy stream, on the computing stream */
+} slot_events;
+
+int cuda_slot_new(backend *be, backend_slot *s, err *e)
+{
+    cuda_stream *copier;
+    int rc = need_stream(be, &copier, e);
+    if (rc)
+        return rc;
+    slot_events *v = (slot_events *)calloc(1, sizeof *v);
+    if (!v)
+        return ERR(e, ERR_MEMORY, "no host memory for a slot");
+    s->impl = v;
+    cudaError_t status = cudaEventCreateWithFlags(&v->full, cudaEventDisableTiming);
+    if (status == cudaSuccess)
+        status = cudaEventCreateWithFlags(&v->empty, cudaEventDisableTiming);
+    rc = status == cudaSuccess ? be->ops->alloc(be, &s->data, s->bytes, e) : cuda_fail(be, status, "an event for a slot", e);
+    if (!rc && (status = cudaEventRecord(v->empty, impl(be)->stream)) != cudaSuccess)      /* memory exists from here on in the stream's order */
+        rc = cuda_fail(be, status, "an event for a slot", e);
+    if (rc)
+        cuda_slot_free(be, s);
+    return rc;
+}
+
+void cuda_slot_free(backend *be, backend_slot *s)
+{
+    slot_events *v = (slot_events *)s->impl;
+    if (s->data) {
+        cudaStreamWaitEvent(impl(be)->stream, v->full, 0);      /* a fill nobody waited for */
+        be->ops->free(be, s->data);
+    }
+    if (v->full)
+        cudaEventDestroy(v->full);
+    if (v->empty)
+        cudaEventDestroy(v->empty);
+    free(v);
+    s->data = NULL;
+    s->impl = NULL;
+}
+
+int cuda_slot_fill(backend *be, backend_slot *s, const void *host, size_t bytes, err *e)
+{
+    const size_t most = (size_t)64 << 20;       /* small urgent copies may slip between */
+    slot_events *v = (slot_events *)s->impl;
+    cudaStream_t copies = impl(be)->copier->copies;
+    CUDA_TRY(cudaStreamWaitEvent(copies, v->empty, 0), "waiting for a slot");
+    for (size_t at = 0; at < bytes; at += most)
+        CUDA_TRY(cudaMemcpyAsync((char *)s->data + at, (const char *)host + at, bytes - at < most ? bytes - at : most, cudaMemcpyHostToDevice, copies),
+                 "streaming weights");
+    CUDA_TRY(cudaEventRecord(v->full, copies), "streaming weights");
+    return 0;
+}
+
+int cuda_slot_acquire(backend *be, backend_slot *s, err *e)
+{
+    CUDA_TRY(cudaStreamWaitEvent(impl(be)->stream, ((slot_events *)s->impl)->full, 0), "waiting for weights");
+    return 0;
+}
+
+int cuda_slot_release(backend *be, backend_slot *s, err *e)
+{
+    CUDA_TRY(cudaEventRecord(((slot_events *)s->impl)->empty, impl(be)->stream), "releasing a slot");
+    return 0;
+}
+
+/* ---- the device's memory ---- */
+
+void cuda_trim(backend *be)
+{
+    cudaMemPool_t pool;
+    cudaStreamSynchronize(impl(be)->stream);
+    if (cudaDeviceGetDefaultMemPool(&pool, impl(be)->device) == cudaSuccess)
+        cudaMemPoolTrimTo(pool, 0);
+    cudaGetLastError();
+}
+
+bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes)
+{
+    size_t f = 0, t = 0;
+    (void)be;
+    if (cudaMemGetInfo(&f, &t) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    *free_bytes = (int64_t)f;
+    *total_bytes = (int64_t)t;
+    return true;
 }

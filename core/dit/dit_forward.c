@@ -236,19 +236,21 @@ out:
 static int add_hint(pass *p, int i, tensor *c, err *e)
 {
     int rc = 0;
-    const dit_vace *v = &p->d->vace;
-    site s = { .b = &v->blocks[i], .x = c, .layer = -1, .hint = true };
+    int id = p->d->cfg.num_layers + i;
+    site s = { .x = c, .layer = -1, .hint = true };
     double scale = p->in->vace_scale * (p->in->vace_block_scale ? p->in->vace_block_scale[i] : 1);
+    TRY(dit_block_begin(p->d, id, &s.b, e));
     TRY(block(p, &s, e));
-    if (scale == 0)      /* its stream goes on to later hints, its own addition is left out: exactly 0 */
-        goto out;
-    const tensor *in = c;
-    if (c->dtype != p->hn.dtype) {      /* as autocast does */
-        TRY(op_cast(&p->hn, c, e));
-        in = &p->hn;
+    if (scale != 0) {    /* 0: its stream goes on to later hints, its own addition is left out, exactly */
+        const tensor *in = c;
+        if (c->dtype != p->hn.dtype) {      /* as autocast does */
+            TRY(op_cast(&p->hn, c, e));
+            in = &p->hn;
+        }
+        TRY(op_linear(&p->y, in, &s.b->after.w, &s.b->after.b, ACT_NONE, e));
+        TRY(op_axpby(&p->x, 1.0f, &p->x, (float)scale, &p->y, e));
     }
-    TRY(op_linear(&p->y, in, &v->after_proj[i].w, &v->after_proj[i].b, ACT_NONE, e));
-    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)scale, &p->y, e));
+    TRY(dit_block_end(p->d, id, e));
 out:
     return rc;
 }
@@ -365,10 +367,14 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     tensor c = { 0 };
     if (n_hints)
         TRY(begin_hints(&p, &c, e));
+    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
     for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
-        site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
-        if (!in->skip_block || !in->skip_block[i])
+        site s = { .x = &p.x, .layer = i };
+        if (!in->skip_block || !in->skip_block[i]) {
+            TRY(dit_block_begin(d, i, &s.b, e));
             TRY(block(&p, &s, e));
+            TRY(dit_block_end(d, i, e));
+        }
         if (hint < n_hints && d->vace.layers[hint] == i)
             TRY(add_hint(&p, hint++, &c, e));
     }

@@ -3,6 +3,7 @@
 #define WANSCOPE_DIT_INTERNAL_H
 
 #include "core/dit/dit.h"
+#include "core/dit/dit_swap.h"
 #include "core/dit/dit_weights.h"
 
 enum {
@@ -17,12 +18,16 @@ struct dit {
     const precision *prec;
     dit_weights w;
     dit_vace vace;                   /* n_blocks 0: none */
+    int n_swapped;                   /* main blocks in host memory, of VACE's as many in proportion */
+    dit_swap *swap;                  /* NULL: all are on the device */
+    int *order;                      /* room for the ids of all blocks */
     tensor rope_cs[3];               /* f32 [1024, pairs, 2] for frames, rows, columns */
     int rope_pairs[3];
 };
 
 struct dit_work {
     backend *be;
+    tensor memory;                   /* everything below lies in it (dit_plan.c) */
     int64_t capacity;                /* tokens */
     int64_t groups;                  /* timesteps the modulation tensors hold */
     tensor patches, x, h, q, k, v, y, ffn, out;
@@ -36,7 +41,17 @@ struct dit_work {
     float *host_sinusoid;
 };
 
+/* Where the tensors of a dit_work lie, as views into one buffer whose size is returned; `base` NULL: only the size is wanted. What
+ * is never alive at the same time shares memory: the FFN's hidden layer takes the place of q, k and v. */
+int64_t dit_work_layout(dit_work *w, const dit_config *c, const precision *prec, int64_t vace_cols, int64_t L, int64_t G, void *base);
+
 /* Makes room for L tokens and G timesteps; keeps what is there when it suffices. */
 int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e);
+
+/* Blocks by number, as in dit_swap.h. A pass announces those it will use: all main blocks but `skip` (num_layers, or NULL), and the
+ * first n_hints of VACE. Ops queued between begin and end may read the block. */
+int dit_pass_begin(dit *d, const bool *skip, int n_hints, err *e);
+int dit_block_begin(dit *d, int id, const dit_block **out, err *e);
+int dit_block_end(dit *d, int id, err *e);
 
 #endif
