@@ -130,7 +130,7 @@ static int64_t block_bytes(dit_block *b)
     tensor *parts[DIT_BLOCK_TENSORS];
     dit_block_tensors(b, parts);
     for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
-        n += tensor_bytes(parts[k]);
+        n += tensor_extent(parts[k]);
     return n;
 }
 

@@ -78,6 +78,24 @@ out:
     return rc;
 }
 
+/* What the product with `w` takes for x: x itself, or for 8-bit weights its rows rounded to 8 bits, which stay until the next call. */
+static int input_for(pass *p, const tensor *w, const tensor *x, tensor *out, err *e)
+{
+    *out = *x;
+    if (w->dtype != DT_F8_E4M3)
+        return 0;
+    *out = tensor_wrap(x->be, p->w->x8.data, DT_F8_E4M3, 2, (int64_t[]){ tensor_nrows(x), tensor_cols(x) });
+    out->scale = p->w->x8_scale.data;
+    return op_quantise(out, x, e);
+}
+
+static int product(pass *p, tensor *out, const tensor *x, const dit_linear *lin, activation act, err *e)
+{
+    tensor in;
+    int rc = input_for(p, &lin->w, x, &in, e);
+    return rc ? rc : op_linear(out, &in, &lin->w, &lin->b, act, e);
+}
+
 /* Queries or keys; `rope` NULL in cross-attention. */
 static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, const tensor *norm, const rope_table *rope, err *e)
 {
@@ -114,12 +132,14 @@ static int self_attention(pass *p, const site *s, err *e)
     rope_table rope = p->rope;
     attn_segment segment = { 0, L, 1, NULL };
     attn_range padded = { 0, L };
+    tensor hn;
     if (s->hint)
         rope.frame_offset = 0;
     TRY(op_layernorm_mod(&p->hn, s->x, &p->of[1], &p->of[0], (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, &rope, e));
-    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, &rope, e));
-    TRY(op_linear(&p->v, &p->hn, &w->v.w, &w->v.b, ACT_NONE, e));
+    TRY(input_for(p, &w->q.w, &p->hn, &hn, e));
+    TRY(qk(p, &p->q, &hn, &w->q, &w->norm_q, &rope, e));
+    TRY(qk(p, &p->k, &hn, &w->k, &w->norm_k, &rope, e));
+    TRY(op_linear(&p->v, &hn, &w->v.w, &w->v.b, ACT_NONE, e));
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
     tensor k_all, v_all;
@@ -146,7 +166,7 @@ static int self_attention(pass *p, const site *s, err *e)
         a.plan = (attn_plan){ 1, &segment };
     }
     TRY(op_attention(&a, e));
-    TRY(op_linear(&p->y, &p->hn, &w->o.w, &w->o.b, ACT_NONE, e));
+    TRY(product(p, &p->y, &p->hn, &w->o, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".self_attn", &p->y, e));
     residual_norm_args r = { .x = s->x, .y = &p->y, .gate = &p->of[2], .out = &p->hn, .a = &s->b->norm3_w, .b = &s->b->norm3_b,
@@ -162,7 +182,9 @@ static int cross_attention(pass *p, const site *s, err *e)
     int rc = 0, N = p->d->cfg.num_heads;
     const dit_attention *weights = &s->b->cross_attn;
     dit_work *w = p->w;
-    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, NULL, e));
+    tensor hn;
+    TRY(input_for(p, &weights->q.w, &p->hn, &hn, e));
+    TRY(qk(p, &p->q, &hn, &weights->q, &weights->norm_q, NULL, e));
     text_cache *kept = s->hint ? NULL : p->in->text;
     tensor *ctx_k = kept ? &kept->k[s->layer] : &w->ctx_k, *ctx_v = kept ? &kept->v[s->layer] : &w->ctx_v;
     if (!kept || !kept->filled) {
@@ -192,7 +214,7 @@ static int cross_attention(pass *p, const site *s, err *e)
         hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
         TRY(hooks_show(p->h, &at, &data, e));
     }
-    TRY(op_linear(&p->y, &p->hn, &weights->o.w, &weights->o.b, ACT_NONE, e));
+    TRY(product(p, &p->y, &p->hn, &weights->o, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".cross_attn", &p->y, e));
     residual_norm_args r = { .x = s->x, .y = &p->y, .out = &p->hn, .a = &p->of[4], .b = &p->of[3], .modulated = true, .eps = (float)p->d->cfg.eps };
@@ -207,8 +229,8 @@ static int block(pass *p, const site *s, err *e)
     TRY(op_add_row(&p->mod, &p->t_mod, &s->b->modulation, e));
     TRY(self_attention(p, s, e));
     TRY(cross_attention(p, s, e));
-    TRY(op_linear(&p->ffn, &p->hn, &s->b->ffn_0.w, &s->b->ffn_0.b, ACT_GELU_TANH, e));
-    TRY(op_linear(&p->y, &p->ffn, &s->b->ffn_2.w, &s->b->ffn_2.b, ACT_NONE, e));
+    TRY(product(p, &p->ffn, &p->hn, &s->b->ffn_0, ACT_GELU_TANH, e));
+    TRY(product(p, &p->y, &p->ffn, &s->b->ffn_2, ACT_NONE, e));
     TRY(op_gate_add(s->x, &p->y, &p->of[5], e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, "", s->x, e));

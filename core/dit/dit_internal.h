@@ -37,6 +37,7 @@ struct dit_work {
     tensor t_mod, mod;               /* [6G, D]: of each of the six, the groups */
     tensor head_mod[2];              /* [G, D] each */
     tensor head_h;                   /* [HEAD_ROWS at most, D] in the stream's type; empty where h has that type */
+    tensor x8, x8_scale;             /* with 8-bit blocks: the input of a product, bytes [L, D or M], and its factors; else empty */
     tensor lse;                      /* f32 [N, L] of the cross-attention, where its kernel gives one cheaply; else empty */
     float *host_sinusoid;
 };
