@@ -282,7 +282,7 @@ int op_attn_probs(const attn_probs_args *a, err *e)
 {
     const char *op = "attn_probs";
     int64_t n_q = tensor_nrows(a->q), n_k = tensor_nrows(a->k);
-    NEED(tensor_cols(a->q) == tensor_cols(a->k), "keys do not fit", a->q, a->k);
+    NEED(tensor_cols(a->q) == tensor_cols(a->k) && a->q->dtype == a->k->dtype, "keys do not fit", a->q, a->k);
     NEED(a->n_heads > 0 && tensor_cols(a->q) % a->n_heads == 0, "heads do not divide the width", a->q, NULL);
     NEED(a->out->dtype == DT_F32 && a->out->ndim == 3 && (a->out->shape[0] == 1 || a->out->shape[0] == a->n_heads) &&
          a->out->shape[1] == a->n_words && a->out->shape[2] == n_q, "output does not fit", a->out, a->q);

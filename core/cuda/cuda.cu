@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cuda/cuda.cuh"
+#include "core/cuda/attn_plan.cuh"
 
 int cuda_fail(backend *be, cudaError_t status, const char *op, err *e)
 {
@@ -146,6 +146,7 @@ static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
+    cuda_tables_free(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
     gemm_close(c);
