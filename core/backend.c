@@ -351,6 +351,14 @@ int op_div_scalar(tensor *out, const tensor *x, float d, err *e)
     return out->be->ops->div_scalar(out->be, out, x, d, e);
 }
 
+int op_randn_cuda(tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e)
+{
+    const char *op = "randn_cuda";
+    NEED(out->be->ops->randn_cuda, "the backend has no generator", out, NULL);
+    NEED(out->dtype == DT_F32 && threads > 0 && calls > 0 && calls <= INT64_MAX / 4 / threads && tensor_count(out) <= 4 * threads * calls, "does not fit", out, NULL);
+    return out->be->ops->randn_cuda(out->be, out, seed, first, threads, calls, e);
+}
+
 /* ---- VAE ---- */
 
 int op_conv(const conv_args *a, err *e)

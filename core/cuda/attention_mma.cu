@@ -98,10 +98,11 @@ __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int rows, 
         }
         return;
     }
-    for (int i = thread; i < ROWS * DP; i += THREADS) {
-        int r = i / DP, c = i % DP;
-        to[r * (DP + 8) + c] = r < rows && c < p.D ? from[r * p.width + c] : __float2bfloat16(0.0f);
-    }
+    if constexpr (!WIDE)
+        for (int i = thread; i < ROWS * DP; i += THREADS) {
+            int r = i / DP, c = i % DP;
+            to[r * (DP + 8) + c] = r < rows && c < p.D ? from[r * p.width + c] : __float2bfloat16(0.0f);
+        }
 }
 
 template <int DP, int MT>

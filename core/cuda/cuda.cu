@@ -192,6 +192,7 @@ static backend_ops make_ops(void)
     o.unpatchify = cuda_unpatchify;
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
+    o.randn_cuda = cuda_randn;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;
