@@ -149,6 +149,8 @@ typedef struct backend_ops {
     int (*div_scalar)(backend *be, tensor *out, const tensor *x, float d, err *e);
     int (*conv)(backend *be, const conv_args *a, err *e);
     int (*pixel_norm)(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e);
+    /* NULL where the device has no generator of its own */
+    int (*randn_cuda)(backend *be, tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e);
     int (*time_interleave)(backend *be, tensor *out, const tensor *x, err *e);
     int (*to_channels_last)(backend *be, tensor *out, const tensor *x, const float *div, const float *add, err *e);
     int (*to_channels_first)(backend *be, tensor *out, const tensor *x, const float *sub, const float *mul, err *e);
@@ -236,6 +238,10 @@ int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
 int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
+
+/* Normal f32 noise of a CUDA generator of PyTorch (core/sample/noise.h): `threads` threads take Philox blocks first .. first + calls - 1
+ * each; only where ops->randn_cuda is there. */
+int op_randn_cuda(tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e);
 
 /* ---- VAE ---- */
 int op_conv(const conv_args *a, err *e);

@@ -6,7 +6,7 @@
 #include "core/engine_internal.h"
 #include "core/run_shots.h"
 #include "core/sample/bf16.h"
-#include "core/sample/rng.h"
+#include "core/sample/noise.h"
 #include "core/sample/solver.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
@@ -51,7 +51,7 @@ int engine_schedule(const engine *g, const run_params *r, schedule *out, int *ex
     return 0;
 }
 
-static int draw_noise(const run_params *r, float *out, int64_t n, err *e)
+static int draw_noise(backend *be, const run_params *r, float *out, int64_t n, err *e)
 {
     if (r->initial_noise) {
         memcpy(out, r->initial_noise, (size_t)n * sizeof *out);
@@ -59,7 +59,7 @@ static int draw_noise(const run_params *r, float *out, int64_t n, err *e)
     }
     if (r->noise == NOISE_TORCH_CUDA) {
         uint64_t offset = 0;
-        return rng_cuda_normal(r->seed, &offset, r->noise_sms, r->noise_threads_per_sm, out, n, e);
+        return noise_cuda_normal(be, r->seed, &offset, r->noise_sms, r->noise_threads_per_sm, out, n, e);
     }
     rng_cpu rng;
     rng_cpu_seed(&rng, r->seed);
@@ -250,7 +250,7 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         rc = ERR(e, ERR_MEMORY, "no host memory for latents");
         goto out;
     }
-    TRY(draw_noise(r, host, tensor_count(latents), e));
+    TRY(draw_noise(g->be, r, host, tensor_count(latents), e));
     TRY(op_upload(latents, host, e));
     if (r->latents_bf16)
         TRY(bf16_round(latents, e));

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cuda/cuda.cuh"
+#include "core/cuda/attn_plan.cuh"
 
 int cuda_fail(backend *be, cudaError_t status, const char *op, err *e)
 {
@@ -146,6 +146,7 @@ static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
+    cuda_tables_free(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
     gemm_close(c);
@@ -202,6 +203,7 @@ static backend_ops make_ops(bool hopper)
     o.unpatchify = cuda_unpatchify;
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
+    o.randn_cuda = cuda_randn;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;

@@ -26,6 +26,7 @@ typedef struct cuda_impl {
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
     cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
+    struct cuda_tables *tables; /* attn_plan.cuh */
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -151,6 +152,7 @@ int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_attention(backend *, const attn_args *, err *);
+int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads of 1 to 128 */
 int cuda_attn_probs(backend *, const attn_probs_args *, err *);
 int cuda_silu(backend *, tensor *, const tensor *, err *);
 int cuda_gated_gelu(backend *, tensor *, const tensor *, const tensor *, err *);
@@ -159,6 +161,7 @@ int cuda_patchify(backend *, tensor *, const tensor *, err *);
 int cuda_unpatchify(backend *, tensor *, const tensor *, err *);
 int cuda_axpby(backend *, tensor *, float, const tensor *, float, const tensor *, err *);
 int cuda_div_scalar(backend *, tensor *, const tensor *, float, err *);
+int cuda_randn(backend *, tensor *, uint64_t, uint64_t, int64_t, int64_t, err *);
 int cuda_conv(backend *, const conv_args *, err *);
 int cuda_time_interleave(backend *, tensor *, const tensor *, err *);
 int cuda_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);
