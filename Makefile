@@ -34,7 +34,7 @@ BLAS_LIBS ?= $(shell pkg-config --libs openblas 2>/dev/null || echo -lopenblas)
 BLAS_CFLAGS ?= $(shell pkg-config --cflags openblas 2>/dev/null)
 FEATURES += $(BLAS_CFLAGS)
 $(eval $(call use,HDF5,HDF5,hdf5,no traces and no analysis))
-$(eval $(call use,libyaml,YAML,yaml-0.1,no wanscope run and no plan))
+$(eval $(call use,libyaml,YAML,yaml-0.1,no YAML files: no wanscope run and no plan))
 $(eval $(call use,FFmpeg,FFMPEG,libavcodec libavformat libswscale libavutil,no MP4))
 $(eval $(call use,sentencepiece,SENTENCEPIECE,sentencepiece,spiece.model is read by our own code, with the same ids))
 $(eval $(call use,cairo,CAIRO,cairo,no plots))
@@ -73,10 +73,7 @@ CORE_O := $(call obj,$(CORE_C) $(CORE_CC) $(CORE_CU))
 EXP_O  := $(call obj,$(EXP_C))
 ANA_O  := $(call obj,$(ANA_C))
 
-PROGRAMS := $(BIN)/golden-check
-ifeq ($(HAVE_YAML)$(HAVE_HDF5),11)
-PROGRAMS += $(BIN)/wanscope
-endif
+PROGRAMS := $(BIN)/golden-check $(BIN)/wanscope
 ifeq ($(HAVE_HDF5)$(HAVE_LAPACKE)$(HAVE_CAIRO),111)
 PROGRAMS += $(BIN)/latent-analyze $(BIN)/attention-export
 endif
