@@ -5,6 +5,7 @@
 #ifndef WANSCOPE_CUDA_CUH
 #define WANSCOPE_CUDA_CUH
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "core/cuda/blas.h"
@@ -12,6 +13,8 @@
 extern "C" {
 #include "core/backend.h"
 }
+
+struct attn_work_cache;      /* attention_hopper.cu */
 
 typedef struct cuda_impl {
     int device;
@@ -21,6 +24,8 @@ typedef struct cuda_impl {
     size_t work_bytes;
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
+    bool hopper;                /* compute capability 9.0: kernels of sm_90a run */
+    struct attn_work_cache *attn_work;
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -34,6 +39,7 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e);
 int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
+void cuda_attention_hopper_close(backend *be);      /* frees the kept work lists */
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
@@ -78,6 +84,9 @@ int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_attention(backend *, const attn_args *, err *);
+/* bf16, heads of 128, on Hopper */
+int cuda_attention_hopper(backend *, const attn_args *, err *);
+bool cuda_attention_hopper_takes(const backend *, const attn_args *);
 int cuda_attn_probs(backend *, const attn_probs_args *, err *);
 int cuda_silu(backend *, tensor *, const tensor *, err *);
 int cuda_gated_gelu(backend *, tensor *, const tensor *, const tensor *, err *);
