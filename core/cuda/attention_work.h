@@ -7,11 +7,11 @@
 #ifndef WANSCOPE_CUDA_ATTENTION_WORK_H
 #define WANSCOPE_CUDA_ATTENTION_WORK_H
 
-#include "core/backend.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "core/backend.h"
 
 typedef struct attn_item {      /* 32 bytes */
     int32_t q_begin, q_end;     /* rows q_begin .. min(q_begin + tile_rows, q_end) are this tile's */
