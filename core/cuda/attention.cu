@@ -172,6 +172,11 @@ extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
     int D = (int)(tensor_cols(a->q) / a->n_heads);
     plan_dev plan;
     int64_t tiles;
+    if (a->q->dtype == DT_BF16) {
+        if (cuda_attention_hopper_takes(be, a))
+            return cuda_attention_hopper(be, a, e);
+        return ERR(e, ERR_DEVICE, "%s: bf16 attention handles heads of 128 on GPUs of compute capability 9.0; these are heads of %d", be->device, D);
+    }
     int rc = plan_upload(be, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), QT, 0, &plan, &tiles, e);
     if (rc || !tiles)
         return rc;
