@@ -147,6 +147,7 @@ static void close_(backend *be)
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
     cuda_tables_free(be);
+    cuda_attention_hopper_close(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
     gemm_close(c);
@@ -257,6 +258,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
     c->device = device;
     c->sm_count = p.multiProcessorCount;
     c->shared_limit = p.sharedMemPerBlockOptin;
+    c->hopper = p.major == 9 && p.minor == 0;
     snprintf(be->device, sizeof be->device, "%.100s (cuda:%d)", p.name, device);
     status = cudaSetDevice(device);
     if (status == cudaSuccess)

@@ -15,6 +15,7 @@ extern "C" {
 }
 
 typedef struct cuda_stream cuda_stream;     /* stream.cu */
+struct attn_work_cache;      /* attention_hopper.cu */
 
 typedef struct cuda_impl {
     int device;
@@ -27,6 +28,8 @@ typedef struct cuda_impl {
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
     cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
     struct cuda_tables *tables; /* attn_plan.cuh */
+    bool hopper;                /* compute capability 9.0: kernels of sm_90a run */
+    struct attn_work_cache *attn_work;
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -53,6 +56,7 @@ int cuda_slot_acquire(backend *be, backend_slot *s, err *e);
 int cuda_slot_release(backend *be, backend_slot *s, err *e);
 void cuda_trim(backend *be);
 bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
+void cuda_attention_hopper_close(backend *be);      /* frees the kept work lists */
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
@@ -153,6 +157,9 @@ int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_attention(backend *, const attn_args *, err *);
 int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads of 1 to 128 */
+/* bf16, heads of 128, on Hopper */
+int cuda_attention_hopper(backend *, const attn_args *, err *);
+bool cuda_attention_hopper_takes(const backend *, const attn_args *);
 int cuda_attn_probs(backend *, const attn_probs_args *, err *);
 int cuda_silu(backend *, tensor *, const tensor *, err *);
 int cuda_gated_gelu(backend *, tensor *, const tensor *, const tensor *, err *);
