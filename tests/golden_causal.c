@@ -82,7 +82,7 @@ static int embed_key(golden *g, dit *d, const char *key, tensor *context, err *e
     int64_t keep = t->shape[0] < dit_get_config(d)->text_len ? t->shape[0] : dit_get_config(d)->text_len;
     int rc = TENSOR_NEW(&rows, g->be, g->prec->act, e, keep, t->shape[1]);
     if (!rc)
-        rc = op_upload(&rows, host, e);
+        rc = op_upload_f32(&rows, host, e);
     if (!rc)
         rc = TENSOR_NEW(context, g->be, g->prec->act, e, dit_get_config(d)->text_len, dit_get_config(d)->dim);
     if (!rc)

@@ -195,7 +195,7 @@ int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e)
     TRY(TENSOR_NEW(&padded, d->be, d->prec->act, e, L, d->cfg.text_dim));
     TRY(op_zero(&padded, e));
     tensor head = tensor_rows(&padded, 0, n);
-    TRY(op_copy(&head, rows, e));
+    TRY(op_cast(&head, rows, e));
     TRY(TENSOR_NEW(&hidden, d->be, d->prec->act, e, L, D));
     TRY(op_linear(&hidden, &padded, &d->w.text_embedding_0.w, &d->w.text_embedding_0.b, ACT_GELU_TANH, e));
     TRY(op_linear(context, &hidden, &d->w.text_embedding_2.w, &d->w.text_embedding_2.b, ACT_NONE, e));
