@@ -123,6 +123,13 @@ typedef struct backend_ops {
     void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
     bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
 
+    /* A sequence of ops recorded once and started as one: between begin and end ops are noted, not run. Every op of it must have run
+     * before with the same shapes, so that nothing has to be allocated. All NULL where the backend has none. */
+    int (*graph_begin)(backend *be, err *e);
+    int (*graph_end)(backend *be, void **graph, err *e);      /* also after a failure in between, which it reports if nobody did */
+    int (*graph_launch)(backend *be, void *graph, err *e);
+    void (*graph_free)(backend *be, void *graph);
+
     /* fused forms; NULL where the backend has none: the wrappers below then use the single ops, with the same result */
     int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
     int (*rmsnorm_rope)(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);

@@ -14,7 +14,7 @@ typedef struct cuda_tables {
 
 static void drop(backend *be, cuda_tables *t)
 {
-    cudaFreeAsync(t->dev, impl(be)->stream);
+    cuda_retire(be, t->dev);
     be->bytes_now -= (int64_t)t->bytes;
     free(t);
 }

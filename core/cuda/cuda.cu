@@ -36,7 +36,7 @@ int cuda_need_work(backend *be, size_t bytes, err *e)
     if (bytes <= c->work_bytes)
         return 0;
     if (c->work) {
-        cudaFreeAsync(c->work, c->stream);
+        cuda_retire(be, c->work);
         be->bytes_now -= (int64_t)c->work_bytes;
     }
     c->work = NULL;
@@ -167,6 +167,10 @@ static backend_ops make_ops(bool hopper)
     o.bf16 = true;
     o.fp8 = hopper;             /* products with a factor a row: cuBLASLt has them for Hopper only */
     o.quantise = hopper ? cuda_quantise : NULL;
+    o.graph_begin = cuda_graph_begin;
+    o.graph_end = cuda_graph_end;
+    o.graph_launch = cuda_graph_launch;
+    o.graph_free = cuda_graph_free;
     o.residual_norm = cuda_residual_norm;
     o.rmsnorm_rope = cuda_rmsnorm_rope;
     o.cast = cuda_cast;

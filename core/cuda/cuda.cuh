@@ -24,6 +24,8 @@ typedef struct cuda_impl {
     struct gemm_cache *gemm;    /* cuBLASLt: its handle, workspace and the plan of every shape met (gemm.cu) */
     void *work;                 /* scratch of the convolutions and the plans */
     size_t work_bytes;
+    int graphs;                 /* recorded and not freed: they keep addresses */
+    struct cuda_retired *retired;   /* memory that goes with the last of them (graph.cu) */
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
     cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
@@ -43,6 +45,8 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e);
 int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
+/* Frees device memory that recorded graphs may use, now or when the last of them is gone. NULL is harmless. */
+void cuda_retire(backend *be, void *p);
 /* Queues an upload of n elements of `source` (pageable memory, which may change on return), held as `kept` (the same, f32, bf16,
  * f16): converted by all threads on the way through a pinned ring. */
 int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype source, int64_t n, err *e);
@@ -143,6 +147,10 @@ template <int n> __device__ static inline void store_run(__nv_bfloat16 *p, const
 void gemm_close(cuda_impl *c);
 
 extern "C" {
+int cuda_graph_begin(backend *, err *);
+int cuda_graph_end(backend *, void **, err *);
+int cuda_graph_launch(backend *, void *, err *);
+void cuda_graph_free(backend *, void *);
 int cuda_linear(backend *, tensor *, const tensor *, const tensor *, const tensor *, activation, err *);
 int cuda_layernorm(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);
 int cuda_layernorm_mod(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);

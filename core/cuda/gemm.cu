@@ -269,8 +269,7 @@ static int bias_for(backend *be, const tensor *bias, dtype type, const void **ou
         return 0;
     int64_t n = tensor_count(bias);
     if (n > g->bias_room) {
-        if (g->bias)
-            cudaFreeAsync(g->bias, impl(be)->stream);
+        cuda_retire(be, g->bias);
         g->bias = NULL;
         g->bias_room = 0;
         CUDA_TRY(cudaMallocAsync(&g->bias, (size_t)n * 2, impl(be)->stream), "a rounded bias");

@@ -209,6 +209,7 @@ out:
 
 static void work_release(dit_work *w)
 {
+    dit_graphs_free(w);
     tensor_free(&w->memory);
     free(w->host_sinusoid);
     *w = (dit_work){ .be = w->be };

@@ -43,14 +43,12 @@ static int show_in_block(pass *p, int layer, const char *part, const tensor *val
     return show(p, name, layer, value, e);
 }
 
-/* t -> t_emb [G, D] and its six projections; the sinusoid is cos first, in f64, rounded once (model.py:18-28, 546-550) */
-static int embed_time(pass *p, err *e)
+/* The sinusoid of the timesteps is cos first, in f64, rounded once (model.py:18-28, 546-550). */
+static int upload_time(pass *p, err *e)
 {
-    int rc = 0;
     dit *d = p->d;
     dit_work *w = p->w;
     int G = p->in->n_timesteps, half = d->cfg.freq_dim / 2;
-    int64_t D = d->cfg.dim;
     for (int g = 0; g < G; g++)
         for (int j = 0; j < half; j++) {
             double angle = p->in->timesteps[g] * pow(10000.0, -(double)j / half);
@@ -59,9 +57,19 @@ static int embed_time(pass *p, err *e)
             w->host_sinusoid[g * d->cfg.freq_dim + j] = (float)cos(angle);
             w->host_sinusoid[g * d->cfg.freq_dim + half + j] = (float)sin(angle);
         }
+    tensor sinusoid = tensor_rows(&w->sinusoid, 0, G);
+    return op_upload(&sinusoid, w->host_sinusoid, e);
+}
+
+/* t_emb [G, D] and its six projections */
+static int embed_time(pass *p, err *e)
+{
+    int rc = 0, G = p->in->n_timesteps;
+    dit *d = p->d;
+    dit_work *w = p->w;
+    int64_t D = d->cfg.dim;
     tensor sinusoid = tensor_rows(&w->sinusoid, 0, G), hidden = tensor_rows(&w->t_hidden, 0, G);
     tensor t_emb = tensor_rows(&w->t_emb, 0, G), silu = tensor_rows(&w->t_silu, 0, G);
-    TRY(op_upload(&sinusoid, w->host_sinusoid, e));
     TRY(op_linear(&hidden, &sinusoid, &d->w.time_embedding_0.w, &d->w.time_embedding_0.b, ACT_SILU, e));
     TRY(op_linear(&t_emb, &hidden, &d->w.time_embedding_2.w, &d->w.time_embedding_2.b, ACT_NONE, e));
     TRY(show(p, "time_embedding", -1, &t_emb, e));
@@ -338,6 +346,42 @@ out:
     return rc;
 }
 
+/* All ops of a pass, from the latents to the velocity. */
+static int queue(pass *p, int n_hints, tensor *velocity, err *e)
+{
+    int rc = 0;
+    dit *d = p->d;
+    const dit_input *in = p->in;
+    int64_t L = tensor_nrows(&p->x);
+    tensor patches = tensor_rows(&p->w->patches, 0, L), head = tensor_rows(&p->w->out, 0, L);
+
+    TRY(show(p, "text_embedding", -1, in->context, e));
+    TRY(op_patchify(&patches, in->latents, e));
+    TRY(to_stream(p, &p->x, &patches, &d->w.patch_embedding, e));
+    TRY(show(p, "patch_embedding", -1, &p->x, e));
+    TRY(add_shot_embedding(p, e));
+    TRY(embed_time(p, e));
+    tensor c = { 0 };
+    if (n_hints)
+        TRY(begin_hints(p, &c, e));
+    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
+    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
+        site s = { .x = &p->x, .layer = i };
+        if (!in->skip_block || !in->skip_block[i]) {
+            TRY(dit_block_begin(d, i, &s.b, e));
+            TRY(block(p, &s, e));
+            TRY(dit_block_end(d, i, e));
+        }
+        if (hint < n_hints && d->vace.layers[hint] == i)
+            TRY(add_hint(p, hint++, &c, e));
+    }
+    TRY(run_head(p, &head, e));
+    TRY(show(p, "head", -1, &head, e));
+    TRY(op_unpatchify(velocity, &head, e));
+out:
+    return rc;
+}
+
 int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
 {
     int rc = 0;
@@ -376,38 +420,28 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     p.v = tensor_rows(&w->v, 0, L);
     p.y = tensor_rows(&w->y, 0, L);
     p.ffn = tensor_rows(&w->ffn, 0, L);
-    tensor patches = tensor_rows(&w->patches, 0, L), head = tensor_rows(&w->out, 0, L);
-
-    TRY(show(&p, "text_embedding", -1, in->context, e));
-    TRY(op_patchify(&patches, in->latents, e));
-    TRY(to_stream(&p, &p.x, &patches, &d->w.patch_embedding, e));
-    TRY(show(&p, "patch_embedding", -1, &p.x, e));
-    TRY(add_shot_embedding(&p, e));
-    TRY(embed_time(&p, e));
+    TRY(upload_time(&p, e));
     if (in->cache)
         TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
-    tensor c = { 0 };
-    if (n_hints)
-        TRY(begin_hints(&p, &c, e));
-    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
-    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
-        site s = { .x = &p.x, .layer = i };
-        if (!in->skip_block || !in->skip_block[i]) {
-            TRY(dit_block_begin(d, i, &s.b, e));
-            TRY(block(&p, &s, e));
-            TRY(dit_block_end(d, i, e));
+    dit_graph *kept = dit_graph_find(w, d, in, velocity, h, where);
+    if (kept && kept->seen) {
+        if (!kept->graph) {
+            err other = { 0 };
+            TRY(d->be->ops->graph_begin(d->be, e));
+            rc = queue(&p, n_hints, velocity, e);
+            int end = d->be->ops->graph_end(d->be, &kept->graph, rc ? &other : e);
+            TRY(rc ? rc : end);
         }
-        if (hint < n_hints && d->vace.layers[hint] == i)
-            TRY(add_hint(&p, hint++, &c, e));
+        TRY(d->be->ops->graph_launch(d->be, kept->graph, e));
+    } else {
+        TRY(queue(&p, n_hints, velocity, e));
     }
+    if (kept)
+        kept->seen = true;
     if (in->cache)
         kv_cache_commit(in->cache, &p.kv);
     if (in->text)
         in->text->filled = true;
-
-    TRY(run_head(&p, &head, e));
-    TRY(show(&p, "head", -1, &head, e));
-    TRY(op_unpatchify(velocity, &head, e));
 out:
     return rc;
 }
