@@ -315,6 +315,8 @@ int op_conv(const conv_args *a, err *e)
     NEED(a->w->shape[4] == a->x->shape[3] && a->w->shape[0] == a->out->shape[3], "channels differ", a->x, a->w);
     NEED(!a->past || (a->past->ndim == 4 && a->past->shape[1] == a->x->shape[1] && a->past->shape[2] == a->x->shape[2] &&
                       a->past->shape[3] == a->x->shape[3]), "past does not fit", a->past, a->x);
+    NEED(!a->before || (a->past && a->before->ndim == 4 && a->before->shape[1] == a->x->shape[1] && a->before->shape[2] == a->x->shape[2] &&
+                        a->before->shape[3] == a->x->shape[3]), "the frames before past do not fit", a->before, a->x);
     NEED(!a->residual || (same_shape(a->residual, a->out)), "residual does not fit", a->residual, a->out);
     NEED(a->stride_t > 0 && a->stride_h > 0 && a->stride_w > 0, "strides", a->x, NULL);
     NEED((a->out->shape[0] - 1) * a->stride_t + a->w->shape[1] - 1 - a->n_past < a->x->shape[0], "needs frames after x", a->x, a->out);

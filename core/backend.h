@@ -71,6 +71,7 @@ typedef struct conv_args {
     tensor *out;                     /* [To, Ho, Wo, Cout] */
     const tensor *x;                 /* [T, H, W, Cin] */
     const tensor *past;              /* [n, H, W, Cin] frames before x, or NULL */
+    const tensor *before;            /* [m, H, W, Cin] frames before past, or NULL: a history kept frame by frame need not be joined */
     const tensor *w;                 /* [Cout, kt, kh, kw, Cin] */
     const tensor *bias;              /* [Cout] */
     const tensor *residual;          /* like out, added after the bias, or NULL */

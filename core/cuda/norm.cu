@@ -1,7 +1,7 @@
 /* Row-wise normalisations: one block a row, fixed order of summation. */
 #include "core/cuda/cuda.cuh"
 
-typedef enum { LAYERNORM, LAYERNORM_MOD, RMSNORM, PIXEL_NORM } norm_kind;
+typedef enum { LAYERNORM, LAYERNORM_MOD, RMSNORM } norm_kind;
 
 enum { THREADS = 128 };
 
@@ -35,7 +35,7 @@ __global__ static void norm(norm_kind kind, float *out, const float *x, const fl
     for (int64_t i = threadIdx.x; i < width; i += THREADS)
         sq += (in[i] - mean) * (in[i] - mean);
     sq = block_sum(sq, shared);
-    float inv = kind == PIXEL_NORM ? sqrtf((float)width) / fmaxf(sqrtf(sq), 1e-12f) : 1.0f / sqrtf(sq / (float)width + eps);
+    float inv = 1.0f / sqrtf(sq / (float)width + eps);
     for (int64_t i = threadIdx.x; i < width; i += THREADS) {
         float v = (in[i] - mean) * inv;
         if (kind == LAYERNORM_MOD)
@@ -71,9 +71,4 @@ extern "C" int cuda_layernorm_mod(backend *be, tensor *out, const tensor *x, con
 extern "C" int cuda_rmsnorm(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, err *e)
 {
     return run(be, RMSNORM, out, x, w, NULL, 1, eps, ACT_NONE, e);
-}
-
-extern "C" int cuda_pixel_norm(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e)
-{
-    return run(be, PIXEL_NORM, out, x, gamma, NULL, 1, 0, act, e);
 }
