@@ -138,9 +138,17 @@ int op_linear(tensor *out, const tensor *x, const tensor *w, const tensor *bias,
     NEED(w->ndim == 2 && w->shape[1] == tensor_cols(x), "input width differs from the weight's", x, w);
     NEED(tensor_cols(out) == w->shape[0] && tensor_nrows(out) == tensor_nrows(x), "output does not fit", out, w);
     NEED(!bias || tensor_count(bias) == w->shape[0], "bias does not fit", bias, w);
-    NEED(is_activation(x->dtype) && is_activation(out->dtype), "activation type", x, out);
+    bool narrow = x->dtype == DT_F8_E4M3 && w->dtype == DT_F8_E4M3 && x->scale && w->scale && out->be->ops->fp8;
+    NEED((narrow || is_activation(x->dtype)) && is_activation(out->dtype), "activation type", x, out);
     NEED(out->data != x->data, "output may not be the input", out, x);
     return out->be->ops->linear(out->be, out, x, w, bias, act, e);
+}
+
+int op_quantise(tensor *out, const tensor *x, err *e)
+{
+    const char *op = "quantise";
+    NEED(same_shape(out, x) && out->dtype == DT_F8_E4M3 && out->scale && out->be->ops->quantise, "an 8-bit tensor with scales is needed", out, x);
+    return out->be->ops->quantise(out->be, out, x, e);
 }
 
 int op_layernorm(tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e)
@@ -169,16 +177,21 @@ int op_rmsnorm(tensor *out, const tensor *x, const tensor *w, float eps, err *e)
     return out->be->ops->rmsnorm(out->be, out, x, w, eps, e);
 }
 
-int op_rope(tensor *x, const rope_table *r, int n_heads, err *e)
+static int check_rope(const char *op, const tensor *x, const rope_table *r, int n_heads, err *e)
 {
-    const char *op = "rope";
     int64_t pairs = r->pairs[0] + r->pairs[1] + r->pairs[2];
     NEED(n_heads > 0 && pairs * 2 * n_heads == tensor_cols(x), "pairs do not fit the heads", x, NULL);
     NEED(r->grid[0] * r->grid[1] * r->grid[2] == tensor_nrows(x), "grid does not fit the tokens", x, NULL);
     for (int a = 0; a < 3; a++)
         NEED(r->cs[a]->shape[0] >= r->grid[a] + (a ? 0 : r->frame_offset) && r->cs[a]->shape[1] == r->pairs[a],
              "table too short", r->cs[a], x);
-    return x->be->ops->rope(x->be, x, r, n_heads, e);
+    return 0;
+}
+
+int op_rope(tensor *x, const rope_table *r, int n_heads, err *e)
+{
+    int rc = check_rope("rope", x, r, n_heads, e);
+    return rc ? rc : x->be->ops->rope(x->be, x, r, n_heads, e);
 }
 
 int op_gate_add(tensor *x, const tensor *y, const tensor *gate, err *e)
@@ -190,10 +203,50 @@ int op_gate_add(tensor *x, const tensor *y, const tensor *gate, err *e)
     return x->be->ops->gate_add(x->be, x, y, gate, e);
 }
 
+int op_residual_norm(const residual_norm_args *a, err *e)
+{
+    const char *op = "residual_norm";
+    NEED(same_shape(a->x, a->y) && same_shape(a->x, a->out), "shapes differ", a->x, a->out);
+    NEED(!a->gate || (tensor_cols(a->gate) == tensor_cols(a->x) && tensor_nrows(a->x) % tensor_nrows(a->gate) == 0), "gate does not fit", a->gate, a->x);
+    NEED(a->a && a->b && tensor_cols(a->a) == tensor_cols(a->x) && same_shape(a->a, a->b) && tensor_nrows(a->x) % tensor_nrows(a->a) == 0,
+         "modulation does not fit", a->a, a->x);
+    NEED(a->out->data != a->x->data && a->out->data != a->y->data, "output may not be an input", a->out, a->x);
+    backend *be = a->x->be;
+    if (be->ops->residual_norm)
+        return be->ops->residual_norm(be, a, e);
+    int rc = op_gate_add(a->x, a->y, a->gate, e);
+    if (rc)
+        return rc;
+    return a->modulated ? op_layernorm_mod(a->out, a->x, a->a, a->b, a->eps, e) : op_layernorm(a->out, a->x, a->a, a->b, a->eps, e);
+}
+
+int op_rmsnorm_rope(tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e)
+{
+    const char *op = "rmsnorm_rope";
+    NEED(same_shape(out, x) && tensor_count(w) == tensor_cols(x), "shapes differ", out, w);
+    int rc = check_rope(op, x, r, n_heads, e);
+    if (rc)
+        return rc;
+    if (out->be->ops->rmsnorm_rope)
+        return out->be->ops->rmsnorm_rope(out->be, out, x, w, eps, r, n_heads, e);
+    rc = op_rmsnorm(out, x, w, eps, e);
+    return rc ? rc : op_rope(out, r, n_heads, e);
+}
+
+int op_cast(tensor *out, const tensor *x, err *e)
+{
+    const char *op = "cast";
+    NEED(tensor_count(out) == tensor_count(x), "sizes differ", out, x);
+    if (out->dtype == x->dtype)
+        return op_copy(out, x, e);
+    NEED(out->be->ops->cast, "the backend knows one type", out, x);
+    return out->be->ops->cast(out->be, out, x, e);
+}
+
 int op_add_row(tensor *out, const tensor *x, const tensor *row, err *e)
 {
     const char *op = "add_row";
-    NEED(same_shape(out, x) && tensor_count(row) == tensor_cols(x), "row does not fit", row, x);
+    NEED(same_shape(out, x) && tensor_cols(row) == tensor_cols(x) && tensor_nrows(x) % tensor_nrows(row) == 0, "row does not fit", row, x);
     return out->be->ops->add_row(out->be, out, x, row, e);
 }
 
@@ -295,7 +348,7 @@ int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, er
 {
     const char *op = "axpby";
     NEED(tensor_count(out) == tensor_count(x) && tensor_count(out) == tensor_count(y), "sizes differ", x, y);
-    NEED(out->dtype == DT_F32 && x->dtype == DT_F32 && y->dtype == DT_F32, "f32 expected", x, y);
+    NEED(out->dtype == DT_F32 && x->dtype == DT_F32 && (y->dtype == DT_F32 || (y->dtype == DT_BF16 && out->be->ops->bf16)), "f32 expected", x, y);
     return out->be->ops->axpby(out->be, out, a, x, b, y, e);
 }
 

@@ -32,6 +32,16 @@ typedef struct attn_plan {
     const attn_segment *segments;    /* borrowed; NULL with n_segments 0 means every query sees every key */
 } attn_plan;
 
+/* The gated residual sum and the LayerNorm that follows it: x += y * gate, then out = LayerNorm(x), modulated or affine. */
+typedef struct residual_norm_args {
+    tensor *x;                       /* [R, K] */
+    const tensor *y, *gate;          /* [R, K]; gate [G, K] or NULL for 1 */
+    tensor *out;                     /* [R, K] */
+    const tensor *a, *b;             /* modulated: scale and shift [G, K] as op_layernorm_mod(); else weight and bias [K] */
+    bool modulated;
+    float eps;
+} residual_norm_args;
+
 typedef struct attn_args {
     tensor *out;                     /* [Lq, N*D] */
     const tensor *q, *k, *v;         /* [Lq, N*D], [Lk, N*D], [Lk, N*D] */
@@ -81,6 +91,15 @@ typedef struct conv_args {
     bool upsample2x;                 /* x is read as its nearest 2x enlargement in rows and columns */
 } conv_args;
 
+/* Device memory that is filled again and again while the device computes: backend_slot_new(). */
+typedef struct backend_slot {
+    backend *be;
+    void *data;
+    size_t bytes;
+    bool filled, held;
+    void *impl;                      /* the backend's own */
+} backend_slot;
+
 typedef struct backend_ops {
     const char *name;                                                       /* "cpu", "cuda" */
     bool bf16;                                                              /* computes in bf16 and holds weights so, not only in f32 */
@@ -94,6 +113,22 @@ typedef struct backend_ops {
     int (*zero)(backend *be, void *dst, size_t bytes, err *e);
     int (*sync)(backend *be, err *e);
     int (*weight)(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e);
+    /* backend_host_*, backend_slot_* and what follows them below; the checks are done before */
+    int (*host_alloc)(backend *be, void **p, size_t bytes, err *e);
+    void (*host_free)(backend *be, void *p, size_t bytes);
+    int (*slot_new)(backend *be, backend_slot *s, err *e);
+    void (*slot_free)(backend *be, backend_slot *s);
+    int (*slot_fill)(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
+    int (*slot_acquire)(backend *be, backend_slot *s, err *e);
+    int (*slot_release)(backend *be, backend_slot *s, err *e);
+    void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
+    bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
+
+    /* fused forms; NULL where the backend has none: the wrappers below then use the single ops, with the same result */
+    int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
+    int (*rmsnorm_rope)(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
+
+    int (*quantise)(backend *be, tensor *out, const tensor *x, err *e);      /* NULL where fp8 is false */
 
     int (*linear)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e);
     int (*layernorm)(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e);
@@ -103,6 +138,7 @@ typedef struct backend_ops {
     int (*rope)(backend *be, tensor *x, const rope_table *r, int n_heads, err *e);
     int (*gate_add)(backend *be, tensor *x, const tensor *y, const tensor *gate, err *e);
     int (*add_row)(backend *be, tensor *out, const tensor *x, const tensor *row, err *e);
+    int (*cast)(backend *be, tensor *out, const tensor *x, err *e);
     int (*attention)(backend *be, const attn_args *a, err *e);
     int (*attn_probs)(backend *be, const attn_probs_args *a, err *e);
     int (*silu)(backend *be, tensor *out, const tensor *x, err *e);
@@ -146,9 +182,29 @@ int op_zero(tensor *dst, err *e);
  * dtype the backend should hold it in (DT_COUNT: as in the file). Shape as in the file, up to 5 axes. */
 int op_weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e);
 
+/* ---- memory for weights that do not fit ---- */
+/* Host memory that the device reads at the full speed of the link (pinned); free with the same size. */
+int backend_host_alloc(backend *be, void **p, size_t bytes, err *e);
+void backend_host_free(backend *be, void *p, size_t bytes);
+/* A slot goes through fill, acquire, release, fill ...: fill queues a copy that begins when the ops queued before the last release
+ * have ended and runs beside the ops queued after it; ops queued after acquire see what was filled. `host` is from
+ * backend_host_alloc() and stays as it is until the next acquire or free. A fill may follow a fill that was never acquired. */
+int backend_slot_new(backend_slot *s, backend *be, size_t bytes, err *e);
+void backend_slot_free(backend_slot *s);                           /* harmless on a zeroed slot */
+int backend_slot_fill(backend_slot *s, const void *host, size_t bytes, err *e);
+int backend_slot_acquire(backend_slot *s, err *e);
+int backend_slot_release(backend_slot *s, err *e);
+/* Gives memory that was freed, and is kept for the next allocation, back to the device. */
+void backend_trim(backend *be);
+/* Memory of the device as its driver reports it, other programs included. False on a backend that needs no plan (CPU). */
+bool backend_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
+
 /* ---- transformer ---- */
 /* out[R,N] = act(x[R,K] w[N,K]^T + bias[N]); bias may be NULL */
 int op_linear(tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e);
+/* For products in 8 bits: out [R, K] from tensor_new_scaled(), scale[r] = max |x[r]| / 448, out = x / scale rounded to e4m3. op_linear() takes
+ * x and w of this kind together. */
+int op_quantise(tensor *out, const tensor *x, err *e);
 /* (x - mean) / sqrt(var + eps) * w + b over the last axis, biased variance; w and b NULL: no affine part */
 int op_layernorm(tensor *out, const tensor *x, const tensor *w, const tensor *b, float eps, err *e);
 /* the same, then * (1 + scale) + shift, each rounded; scale and shift are [G, K]: row r uses group r / (R / G) */
@@ -159,7 +215,13 @@ int op_rmsnorm(tensor *out, const tensor *x, const tensor *w, float eps, err *e)
 int op_rope(tensor *x, const rope_table *r, int n_heads, err *e);
 /* x += y * gate; gate [G, K] as above, or NULL for 1 */
 int op_gate_add(tensor *x, const tensor *y, const tensor *gate, err *e);
-/* out[r] = x[r] + row; out may be x */
+/* x += y * gate, then out = LayerNorm(x) as the two ops above; out may not be x or y */
+int op_residual_norm(const residual_norm_args *a, err *e);
+/* op_rmsnorm() and then op_rope() on the result; out may be x */
+int op_rmsnorm_rope(tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
+/* the same values in another type: f32 and bf16 */
+int op_cast(tensor *out, const tensor *x, err *e);
+/* out[r] = x[r] + row[r / (R / G)] with row [G, K]; out may be x */
 int op_add_row(tensor *out, const tensor *x, const tensor *row, err *e);
 int op_attention(const attn_args *a, err *e);
 int op_attn_probs(const attn_probs_args *a, err *e);
@@ -173,7 +235,7 @@ int op_patchify(tensor *tokens, const tensor *latents, err *e);
 int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
-int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias */
+int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
 
 /* ---- VAE ---- */

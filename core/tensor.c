@@ -30,6 +30,20 @@ int tensor_new(tensor *t, backend *be, dtype type, int ndim, const int64_t *shap
     return 0;
 }
 
+int tensor_new_scaled(tensor *t, backend *be, int64_t rows, int64_t cols, err *e)
+{
+    int64_t data = (rows * cols + 255) / 256 * 256, bytes = data + rows * (int64_t)sizeof(float);
+    int rc = tensor_new(t, be, DT_U8, 1, &bytes, e);
+    if (rc)
+        return rc;
+    t->scale = (float *)((char *)t->data + data);
+    t->dtype = DT_F8_E4M3;
+    t->ndim = 2;
+    t->shape[0] = rows;
+    t->shape[1] = cols;
+    return 0;
+}
+
 void tensor_free(tensor *t)
 {
     if (t && t->owner && t->data)
@@ -54,6 +68,8 @@ tensor tensor_rows(const tensor *t, int64_t first, int64_t n)
     int64_t row = t->shape[0] > 0 ? tensor_bytes(t) / t->shape[0] : 0;
     v.owner = false;
     v.data = (char *)t->data + first * row;
+    if (t->scale)
+        v.scale = t->scale + first;
     v.shape[0] = n;
     return v;
 }

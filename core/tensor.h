@@ -24,12 +24,15 @@ typedef struct tensor {
     int64_t shape[TENSOR_MAX_DIMS];  /* unused entries are 1 */
     backend *be;                     /* whose memory; NULL for an empty tensor */
     bool owner;
+    float *scale;                    /* of 8-bit tensors from tensor_new_scaled(): one factor a row, device memory; else NULL */
 } tensor;
 
 /* Allocates uninitialised memory on `be`. On failure *t is empty and the sentence says how many bytes were asked for. */
 int tensor_new(tensor *t, backend *be, dtype type, int ndim, const int64_t *shape, err *e);
 #define TENSOR_NEW(t, be, type, e, ...) \
     tensor_new((t), (be), (type), (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}, (e))
+/* [rows, cols] in e4m3 with a factor a row in the same allocation: value = data * scale[row]. tensor_bytes() counts the data only. */
+int tensor_new_scaled(tensor *t, backend *be, int64_t rows, int64_t cols, err *e);
 void tensor_free(tensor *t);                       /* harmless on an empty tensor; leaves it empty */
 
 /* Views: same memory, other shape (same element count), or rows [first, first + n) of the first axis. */

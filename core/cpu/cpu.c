@@ -62,6 +62,43 @@ static int cpu_weight(backend *be, tensor *out, const ckpt_tensor *src, dtype wa
     return rc;
 }
 
+/* Weights are mapped and nothing needs swapping; asked for all the same, blocks go through plain copies. */
+
+static int cpu_host_alloc(backend *be, void **p, size_t bytes, err *e)
+{
+    (void)be;
+    return (*p = malloc(bytes)) ? 0 : ERR(e, ERR_MEMORY, "host memory ran out: %zu bytes asked for swapped weights; swap fewer blocks", bytes);
+}
+
+static void cpu_host_free(backend *be, void *p, size_t bytes)
+{
+    (void)be, (void)bytes;
+    free(p);
+}
+
+static int cpu_slot_new(backend *be, backend_slot *s, err *e)
+{
+    return cpu_alloc(be, &s->data, s->bytes, e);
+}
+
+static void cpu_slot_free(backend *be, backend_slot *s)
+{
+    cpu_free(be, s->data);
+}
+
+static int cpu_slot_fill(backend *be, backend_slot *s, const void *host, size_t bytes, err *e)
+{
+    (void)be, (void)e;
+    memcpy(s->data, host, bytes);
+    return 0;
+}
+
+static int cpu_slot_pass(backend *be, backend_slot *s, err *e)
+{
+    (void)be, (void)s, (void)e;      /* everything happens in order */
+    return 0;
+}
+
 int cpu_need_scratch(backend *be, size_t bytes, err *e)
 {
     cpu_impl *c = be->impl;
@@ -107,6 +144,13 @@ static const backend_ops cpu_ops = {
     .zero = cpu_zero,
     .sync = cpu_sync,
     .weight = cpu_weight,
+    .host_alloc = cpu_host_alloc,
+    .host_free = cpu_host_free,
+    .slot_new = cpu_slot_new,
+    .slot_free = cpu_slot_free,
+    .slot_fill = cpu_slot_fill,
+    .slot_acquire = cpu_slot_pass,
+    .slot_release = cpu_slot_pass,
     .linear = cpu_linear,
     .layernorm = cpu_layernorm,
     .layernorm_mod = cpu_layernorm_mod,

@@ -100,12 +100,14 @@ int cpu_gate_add(backend *be, tensor *x, const tensor *y, const tensor *gate, er
 int cpu_add_row(backend *be, tensor *out, const tensor *x, const tensor *row, err *e)
 {
     (void)be, (void)e;
-    int64_t width = tensor_cols(x), rows = tensor_nrows(x);
-    const float *in = x->data, *add = row->data;
+    int64_t width = tensor_cols(x), rows = tensor_nrows(x), each = rows / tensor_nrows(row);
+    const float *in = x->data;
     float *o = out->data;
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *add = (const float *)row->data + r / each * width;
         for (int64_t i = 0; i < width; i++)
             o[r * width + i] = in[r * width + i] + add[i];
+    }
     return 0;
 }
 

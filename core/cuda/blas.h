@@ -1,7 +1,8 @@
-/* blas: cuBLAS, loaded when a GPU is opened. Linking it would make every command wait for a library of hundreds of megabytes. */
+/* blas: cuBLAS and cuBLASLt, loaded when a GPU is opened. Linking it would make every command wait for a library of hundreds of megabytes. */
 #ifndef WANSCOPE_CUDA_BLAS_H
 #define WANSCOPE_CUDA_BLAS_H
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
 
 extern "C" {
@@ -15,6 +16,18 @@ typedef struct blas_api {
     decltype(&cublasSetMathMode) set_math_mode;
     decltype(&cublasSgemm_64) sgemm_64;
     decltype(&cublasGetStatusString) status_string;
+    decltype(&cublasLtCreate) lt_create;
+    decltype(&cublasLtDestroy) lt_destroy;
+    decltype(&cublasLtMatmulDescCreate) desc_create;
+    decltype(&cublasLtMatmulDescDestroy) desc_destroy;
+    decltype(&cublasLtMatmulDescSetAttribute) desc_set;
+    decltype(&cublasLtMatrixLayoutCreate) layout_create;
+    decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
+    decltype(&cublasLtMatmulPreferenceCreate) preference_create;
+    decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
+    decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
+    decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+    decltype(&cublasLtMatmul) matmul;
 } blas_api;
 
 extern blas_api blas;

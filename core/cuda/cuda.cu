@@ -98,6 +98,8 @@ static void free_(backend *be, void *p)
 
 static int upload(backend *be, void *dst, const void *host, size_t bytes, err *e)
 {
+    if (bytes >= 1 << 20)
+        return cuda_upload_as(be, dst, DT_U8, host, DT_U8, (int64_t)bytes, e);
     CUDA_TRY(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, impl(be)->stream), "upload");
     CUDA_TRY(cudaStreamSynchronize(impl(be)->stream), "upload");      /* the caller may change `host` now */
     return 0;
@@ -128,26 +130,13 @@ static int sync(backend *be, err *e)
     return 0;
 }
 
-/* f32 on the device whatever the file holds; converted on the host a piece at a time */
+/* bf16 where that is wanted, otherwise f32 whatever the file holds */
 static int weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, err *e)
 {
-    enum { PIECE = 1 << 22 };
-    (void)want;
-    int rc = tensor_new(out, be, DT_F32, src->ndim, src->shape, e);
-    if (rc)
-        return rc;
-    int64_t n = tensor_count(out), size = (int64_t)dtype_size(src->dtype);
-    if (src->dtype == DT_F32)
-        return upload(be, out->data, src->data, (size_t)n * 4, e);
-    float *piece = (float *)malloc((size_t)PIECE * 4);
-    if (!piece)
-        rc = ERR(e, ERR_MEMORY, "no host memory to convert weights");
-    for (int64_t at = 0; !rc && at < n; at += PIECE) {
-        int64_t m = n - at < PIECE ? n - at : PIECE;
-        dtype_to_f32(piece, (const char *)src->data + at * size, src->dtype, m);
-        rc = upload(be, (float *)out->data + at, piece, (size_t)m * 4, e);
-    }
-    free(piece);
+    dtype kept = want == DT_BF16 || want == DT_F8_E4M3 ? DT_BF16 : DT_F32;
+    int rc = tensor_new(out, be, kept, src->ndim, src->shape, e);
+    if (!rc)
+        rc = cuda_upload_as(be, out->data, kept, src->data, src->dtype, tensor_count(out), e);
     if (rc)
         tensor_free(out);
     return rc;
@@ -156,8 +145,10 @@ static int weight(backend *be, tensor *out, const ckpt_tensor *src, dtype want, 
 static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
+    cuda_stream_close(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
+    gemm_close(c);
     if (c->blas)
         blas.destroy(c->blas);
     if (c->stream) {
@@ -166,11 +157,17 @@ static void close_(backend *be)
     }
 }
 
-static backend_ops make_ops(void)
+static backend_ops make_ops(bool hopper)
 {
     backend_ops o;
     memset(&o, 0, sizeof o);
     o.name = "cuda";
+    o.bf16 = true;
+    o.fp8 = hopper;             /* products with a factor a row: cuBLASLt has them for Hopper only */
+    o.quantise = hopper ? cuda_quantise : NULL;
+    o.residual_norm = cuda_residual_norm;
+    o.rmsnorm_rope = cuda_rmsnorm_rope;
+    o.cast = cuda_cast;
     o.close = close_;
     o.alloc = alloc_;
     o.free = free_;
@@ -180,6 +177,15 @@ static backend_ops make_ops(void)
     o.zero = zero;
     o.sync = sync;
     o.weight = weight;
+    o.host_alloc = cuda_host_alloc;
+    o.host_free = cuda_host_free;
+    o.slot_new = cuda_slot_new;
+    o.slot_free = cuda_slot_free;
+    o.slot_fill = cuda_slot_fill;
+    o.slot_acquire = cuda_slot_acquire;
+    o.slot_release = cuda_slot_release;
+    o.trim = cuda_trim;
+    o.memory = cuda_memory;
     o.linear = cuda_linear;
     o.layernorm = cuda_layernorm;
     o.layernorm_mod = cuda_layernorm_mod;
@@ -216,7 +222,7 @@ extern "C" int backend_gpu_count(void)
 
 extern "C" int backend_open_cuda(backend **out, int device, err *e)
 {
-    static const backend_ops ops = make_ops();
+    static const backend_ops older = make_ops(false), hopper = make_ops(true);
     int n = 0;
     *out = NULL;
     cudaError_t status = cudaGetDeviceCount(&n);
@@ -244,7 +250,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
         free(c);
         return ERR(e, ERR_MEMORY, "no host memory to open the CUDA backend");
     }
-    be->ops = &ops;
+    be->ops = p.major == 9 ? &hopper : &older;
     be->impl = c;
     c->device = device;
     c->sm_count = p.multiProcessorCount;

@@ -5,6 +5,7 @@
 #ifndef WANSCOPE_CUDA_CUH
 #define WANSCOPE_CUDA_CUH
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "core/cuda/blas.h"
@@ -13,14 +14,18 @@ extern "C" {
 #include "core/backend.h"
 }
 
+typedef struct cuda_stream cuda_stream;     /* stream.cu */
+
 typedef struct cuda_impl {
     int device;
     cudaStream_t stream;
     cublasHandle_t blas;
+    struct gemm_cache *gemm;    /* cuBLASLt: its handle, workspace and the plan of every shape met (gemm.cu) */
     void *work;                 /* scratch of the convolutions and the plans */
     size_t work_bytes;
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
+    cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -34,6 +39,19 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e);
 int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
+/* Queues an upload of n elements of `source` (pageable memory, which may change on return), held as `kept` (the same, f32, bf16,
+ * f16): converted by all threads on the way through a pinned ring. */
+int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype source, int64_t n, err *e);
+void cuda_stream_close(backend *be);
+int cuda_host_alloc(backend *be, void **p, size_t bytes, err *e);
+void cuda_host_free(backend *be, void *p, size_t bytes);
+int cuda_slot_new(backend *be, backend_slot *s, err *e);
+void cuda_slot_free(backend *be, backend_slot *s);
+int cuda_slot_fill(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
+int cuda_slot_acquire(backend *be, backend_slot *s, err *e);
+int cuda_slot_release(backend *be, backend_slot *s, err *e);
+void cuda_trim(backend *be);
+bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
@@ -68,12 +86,67 @@ __device__ static inline float gelu_tanh_of(float x)
     return 0.5f * x * (1.0f + tanhf(u));
 }
 
+/* Values in f32, whatever the type; rounding to nearest even. */
+__device__ static inline float to_f(float v) { return v; }
+__device__ static inline float to_f(__nv_bfloat16 v) { return __bfloat162float(v); }
+template <class T> __device__ static inline T from_f(float v);
+template <> __device__ inline float from_f<float>(float v) { return v; }
+template <> __device__ inline __nv_bfloat16 from_f<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
+
+/* n consecutive values, n a multiple of 4 (f32) or 8 (bf16), at an address aligned to 16 bytes */
+template <int n> __device__ static inline void load_run(float *v, const float *p)
+{
+#pragma unroll
+    for (int i = 0; i < n; i += 4) {
+        float4 a = *(const float4 *)(p + i);
+        v[i] = a.x, v[i + 1] = a.y, v[i + 2] = a.z, v[i + 3] = a.w;
+    }
+}
+template <int n> __device__ static inline void load_run(float *v, const __nv_bfloat16 *p)
+{
+#pragma unroll
+    for (int i = 0; i < n; i += 8) {
+        uint4 a = *(const uint4 *)(p + i);
+        const __nv_bfloat162 *h = (const __nv_bfloat162 *)&a;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float2 two = __bfloat1622float2(h[k]);
+            v[i + 2 * k] = two.x, v[i + 2 * k + 1] = two.y;
+        }
+    }
+}
+template <int n> __device__ static inline void store_run(float *p, const float *v)
+{
+#pragma unroll
+    for (int i = 0; i < n; i += 4)
+        *(float4 *)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+}
+template <int n> __device__ static inline void store_run(__nv_bfloat16 *p, const float *v)
+{
+#pragma unroll
+    for (int i = 0; i < n; i += 8) {
+        uint4 a;
+        __nv_bfloat162 *h = (__nv_bfloat162 *)&a;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            h[k] = __floats2bfloat162_rn(v[i + 2 * k], v[i + 2 * k + 1]);
+        *(uint4 *)(p + i) = a;
+    }
+}
+
+/* cuBLASLt of one backend: NULL until the first product; free with gemm_close. */
+void gemm_close(cuda_impl *c);
+
 extern "C" {
 int cuda_linear(backend *, tensor *, const tensor *, const tensor *, const tensor *, activation, err *);
 int cuda_layernorm(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);
 int cuda_layernorm_mod(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);
 int cuda_rmsnorm(backend *, tensor *, const tensor *, const tensor *, float, err *);
 int cuda_pixel_norm(backend *, tensor *, const tensor *, const tensor *, activation, err *);
+int cuda_residual_norm(backend *, const residual_norm_args *, err *);
+int cuda_rmsnorm_rope(backend *, tensor *, const tensor *, const tensor *, float, const rope_table *, int, err *);
+int cuda_quantise(backend *, tensor *, const tensor *, err *);
+int cuda_cast(backend *, tensor *, const tensor *, err *);
 int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);

@@ -1,7 +1,5 @@
 /* What touches each pixel of channels-last frames once: the VAE's norm, the halves of a doubled frame rate, layouts and the bytes of
  * a picture. Frames are f32 or bf16; arithmetic is f32 with one rounding at the end. */
-#include <cuda_bf16.h>
-
 #include "core/cuda/cuda.cuh"
 
 namespace {
@@ -9,11 +7,6 @@ namespace {
 typedef __nv_bfloat16 bf16;
 
 enum { THREADS = 256 };
-
-__device__ inline float value(float v) { return v; }
-__device__ inline float value(bf16 v) { return __bfloat162float(v); }
-__device__ inline void put(float *p, float v) { *p = v; }
-__device__ inline void put(bf16 *p, float v) { *p = __float2bfloat16(v); }
 
 /* ---- x / max(|x|, 1e-12) sqrt(C) gamma ---- */
 
@@ -27,7 +20,7 @@ template <class T> __global__ void norm_any(T *out, const T *x, const float *gam
     T *y = out + blockIdx.x * width;
     float sq = 0;
     for (int64_t i = threadIdx.x; i < width; i += NORM_THREADS)
-        sq += value(in[i]) * value(in[i]);
+        sq += to_f(in[i]) * to_f(in[i]);
     sq = warp_sum(sq);
     if (threadIdx.x % 32 == 0)
         shared[threadIdx.x / 32] = sq;
@@ -37,8 +30,8 @@ template <class T> __global__ void norm_any(T *out, const T *x, const float *gam
         sq += shared[i];
     float inv = sqrtf((float)width) / fmaxf(sqrtf(sq), 1e-12f);
     for (int64_t i = threadIdx.x; i < width; i += NORM_THREADS) {
-        float v = value(in[i]) * inv * gamma[i];
-        put(y + i, act == ACT_SILU ? silu_of(v) : v);
+        float v = to_f(in[i]) * inv * gamma[i];
+        y[i] = from_f<T>(act == ACT_SILU ? silu_of(v) : v);
     }
 }
 
@@ -125,7 +118,7 @@ template <class O> __global__ void channels_last(O *out, const float *x, int64_t
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n * C; i += gridDim.x * (int64_t)blockDim.x) {
         int64_t c = i % C;
         float v = x[c * n + i / C];
-        put(out + i, scaled ? __fadd_rn(__fdiv_rn(v, k.a[c]), k.b[c]) : v);
+        out[i] = from_f<O>(scaled ? __fadd_rn(__fdiv_rn(v, k.a[c]), k.b[c]) : v);
     }
 }
 
@@ -133,7 +126,7 @@ template <class I> __global__ void channels_first(float *out, const I *x, int64_
 {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n * C; i += gridDim.x * (int64_t)blockDim.x) {
         int64_t c = i / n;
-        float v = value(x[i % n * Cx + c]);
+        float v = to_f(x[i % n * Cx + c]);
         out[i] = scaled ? __fmul_rn(__fadd_rn(v, -k.a[c]), k.b[c]) : v;
     }
 }

@@ -35,7 +35,18 @@ int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, co
 
 int dit_open_lora(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras, err *e)
 {
+    return dit_open_swapped(out, be, c, config, prec, loras, n_loras, 0, e);
+}
+
+int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras,
+                     int blocks_to_swap, err *e)
+{
     int rc = 0;
+    if (blocks_to_swap < 0 || blocks_to_swap > config->num_layers) {
+        *out = NULL;
+        return ERR(e, ERR_CONFIG, "memory.blocks_to_swap is %d, but %s has %d transformer blocks: use 0 to %d", blocks_to_swap, ckpt_path(c),
+                   config->num_layers, config->num_layers);
+    }
     dit *d = calloc(1, sizeof *d);
     *out = NULL;
     if (!d)
@@ -54,7 +65,16 @@ int dit_open_lora(dit **out, backend *be, const ckpt *c, const dit_config *confi
         d->rope_pairs[a] = axes[a] / 2;
         TRY(rope_axis(&d->rope_cs[a], be, axes[a], e));
     }
-    TRY(dit_weights_load(&d->w, be, c, config, prec, loras, n_loras, e));
+    if (!(d->order = calloc((size_t)config->num_layers + DIT_MAX_VACE_LAYERS, sizeof *d->order))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for a DiT");
+        goto out;
+    }
+    d->n_swapped = blocks_to_swap;
+    if (blocks_to_swap)
+        TRY(dit_swap_new(&d->swap, be, e));
+    TRY(dit_weights_load(&d->w, be, c, config, prec, loras, n_loras, d->swap, blocks_to_swap, e));
+    if (blocks_to_swap)
+        backend_trim(be);      /* what the swapped blocks passed through */
     *out = d;
     return 0;
 out:
@@ -70,6 +90,8 @@ void dit_close(dit *d)
         tensor_free(&d->rope_cs[a]);
     dit_weights_free(&d->w);
     dit_vace_free(&d->vace);
+    dit_swap_free(d->swap);
+    free(d->order);
     free(d);
 }
 
@@ -83,7 +105,10 @@ int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int
     for (int i = 0; i < n_layers; i++)
         if (layers[i] >= d->cfg.num_layers || (i && layers[i] <= layers[i - 1]))
             return ERR(e, ERR_CONFIG, "%s: VACE layer %d of a model with %d layers: layers must ascend and exist", ckpt_path(c), layers[i], d->cfg.num_layers);
-    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, e);
+    int n_swapped = (int)(((int64_t)d->n_swapped * n_layers + d->cfg.num_layers - 1) / d->cfg.num_layers);
+    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, d->swap, n_swapped, e);
+    if (n_swapped)
+        backend_trim(d->be);
     if (rc)
         dit_vace_free(&d->vace);
     return err_at(e, rc, "while loading VACE blocks");
@@ -99,10 +124,14 @@ static int64_t linear_bytes(const dit_linear *l)
     return tensor_bytes(&l->w) + tensor_bytes(&l->b);
 }
 
-static int64_t attention_bytes(const dit_attention *a)
+static int64_t block_bytes(dit_block *b)
 {
-    return linear_bytes(&a->q) + linear_bytes(&a->k) + linear_bytes(&a->v) + linear_bytes(&a->o) +
-           tensor_bytes(&a->norm_q) + tensor_bytes(&a->norm_k);
+    int64_t n = 0;
+    tensor *parts[DIT_BLOCK_TENSORS];
+    dit_block_tensors(b, parts);
+    for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
+        n += tensor_bytes(parts[k]);
+    return n;
 }
 
 int64_t dit_weight_bytes(const dit *d)
@@ -111,12 +140,47 @@ int64_t dit_weight_bytes(const dit *d)
     int64_t n = linear_bytes(&w->patch_embedding) + linear_bytes(&w->text_embedding_0) + linear_bytes(&w->text_embedding_2) +
                 linear_bytes(&w->time_embedding_0) + linear_bytes(&w->time_embedding_2) +
                 linear_bytes(&w->time_projection) + linear_bytes(&w->head) + tensor_bytes(&w->head_modulation);
-    for (int i = 0; i < w->n_blocks; i++) {
-        const dit_block *b = &w->blocks[i];
-        n += attention_bytes(&b->self_attn) + attention_bytes(&b->cross_attn) + linear_bytes(&b->ffn_0) +
-             linear_bytes(&b->ffn_2) + tensor_bytes(&b->norm3_w) + tensor_bytes(&b->norm3_b) + tensor_bytes(&b->modulation);
-    }
+    n += tensor_bytes(&w->shot_embedding) + linear_bytes(&d->vace.patch_embedding) + linear_bytes(&d->vace.before_proj);
+    for (int i = 0; i < w->n_blocks; i++)
+        n += block_bytes(&w->blocks[i]);
+    for (int i = 0; i < d->vace.n_blocks; i++)
+        n += block_bytes(&d->vace.blocks[i]);
     return n;
+}
+
+int64_t dit_host_bytes(const dit *d)
+{
+    return dit_swap_host_bytes(d->swap);
+}
+
+void dit_rest(dit *d)
+{
+    dit_swap_rest(d->swap);
+}
+
+int dit_pass_begin(dit *d, const bool *skip, int n_hints, err *e)
+{
+    int n = 0;
+    for (int i = 0, hint = 0; d->swap && i < d->cfg.num_layers; i++) {
+        if (!skip || !skip[i])
+            d->order[n++] = i;
+        if (hint < n_hints && d->vace.layers[hint] == i)
+            d->order[n++] = d->cfg.num_layers + hint++;
+    }
+    return d->swap ? dit_swap_begin_pass(d->swap, d->order, n, e) : 0;
+}
+
+int dit_block_begin(dit *d, int id, const dit_block **out, err *e)
+{
+    if (dit_swap_has(d->swap, id))
+        return dit_swap_get(d->swap, id, out, e);
+    *out = id < d->cfg.num_layers ? &d->w.blocks[id] : &d->vace.blocks[id - d->cfg.num_layers];
+    return 0;
+}
+
+int dit_block_end(dit *d, int id, err *e)
+{
+    return dit_swap_has(d->swap, id) ? dit_swap_done(d->swap, e) : 0;
 }
 
 int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e)
@@ -145,14 +209,7 @@ out:
 
 static void work_release(dit_work *w)
 {
-    tensor *all[] = { &w->patches, &w->x, &w->h, &w->q, &w->k, &w->v, &w->y, &w->ffn, &w->out, &w->vace_patches, &w->c, &w->ctx_k, &w->ctx_v,
-                      &w->sinusoid, &w->t_hidden, &w->t_emb, &w->t_silu, &w->head_mod[0], &w->head_mod[1] };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        tensor_free(all[i]);
-    for (int k = 0; k < 6; k++) {
-        tensor_free(&w->t_mod[k]);
-        tensor_free(&w->mod[k]);
-    }
+    tensor_free(&w->memory);
     free(w->host_sinusoid);
     *w = (dit_work){ .be = w->be };
 }
@@ -160,37 +217,13 @@ static void work_release(dit_work *w)
 int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e)
 {
     int rc = 0;
-    int64_t D = d->cfg.dim;
-    dtype s = d->prec->stream, a = d->prec->act;
-    backend *be = w->be;
-    if (L <= w->capacity && G <= w->groups && (!d->vace.n_blocks || w->c.data))
+    int64_t vace = d->vace.n_blocks ? tensor_cols(&d->vace.patch_embedding.w) : 0;
+    if (L <= w->capacity && G <= w->groups && (!vace || w->c.data))
         return 0;
     work_release(w);
-    TRY(TENSOR_NEW(&w->patches, be, a, e, L, (int64_t)d->cfg.in_dim * 4));
-    TRY(TENSOR_NEW(&w->x, be, s, e, L, D));
-    TRY(TENSOR_NEW(&w->h, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->q, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->k, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
-    TRY(TENSOR_NEW(&w->v, be, a, e, L + (d->vace.n_blocks ? VACE_PAD : 0), D));
-    if (d->vace.n_blocks) {
-        TRY(TENSOR_NEW(&w->vace_patches, be, a, e, L, tensor_cols(&d->vace.patch_embedding.w)));
-        TRY(TENSOR_NEW(&w->c, be, s, e, L, D));
-    }
-    TRY(TENSOR_NEW(&w->y, be, a, e, L, D));
-    TRY(TENSOR_NEW(&w->ffn, be, a, e, L, d->cfg.ffn_dim));
-    TRY(TENSOR_NEW(&w->out, be, s, e, L, (int64_t)d->cfg.out_dim * 4));
-    TRY(TENSOR_NEW(&w->ctx_k, be, a, e, d->cfg.text_len, D));
-    TRY(TENSOR_NEW(&w->ctx_v, be, a, e, d->cfg.text_len, D));
-    TRY(TENSOR_NEW(&w->sinusoid, be, DT_F32, e, G, d->cfg.freq_dim));
-    TRY(TENSOR_NEW(&w->t_hidden, be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->t_emb, be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->t_silu, be, DT_F32, e, G, D));
-    for (int k = 0; k < 6; k++) {
-        TRY(TENSOR_NEW(&w->t_mod[k], be, DT_F32, e, G, D));
-        TRY(TENSOR_NEW(&w->mod[k], be, DT_F32, e, G, D));
-    }
-    TRY(TENSOR_NEW(&w->head_mod[0], be, DT_F32, e, G, D));
-    TRY(TENSOR_NEW(&w->head_mod[1], be, DT_F32, e, G, D));
+    int64_t bytes = dit_work_layout(w, &d->cfg, d->prec, vace, L, G, NULL);
+    TRY(TENSOR_NEW(&w->memory, w->be, DT_U8, e, bytes));
+    dit_work_layout(w, &d->cfg, d->prec, vace, L, G, w->memory.data);
     if (!(w->host_sinusoid = malloc((size_t)(G * d->cfg.freq_dim) * sizeof(float)))) {
         rc = ERR(e, ERR_MEMORY, "no memory for the timestep embedding");
         goto out;

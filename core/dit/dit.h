@@ -22,11 +22,27 @@ typedef struct dit_work dit_work;  /* activations of one run, reused from step t
 int dit_open(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, err *e);
 /* The same with adapters merged into the matrices. */
 int dit_open_lora(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras, err *e);
+/* The same, with `blocks_to_swap` of the transformer blocks in host memory, from where they are streamed (core/dit/dit_swap.h), and
+ * VACE's in proportion; results are the same bits. ERR_CONFIG for more than there are. */
+int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *config, const precision *prec, const lora *loras, int n_loras,
+                     int blocks_to_swap, err *e);
+/* Frees what only a forward needs on the device; the next one takes it again. */
+void dit_rest(dit *d);
 /* Adds the blocks of a VACE checkpoint (only its vace_* tensors are read): hint i is added after main block layers[i]. */
 int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e);
 void dit_close(dit *d);
 const dit_config *dit_get_config(const dit *d);
-int64_t dit_weight_bytes(const dit *d);
+int64_t dit_weight_bytes(const dit *d);                /* on the device, without slots */
+int64_t dit_host_bytes(const dit *d);                  /* in host memory */
+
+/* Bytes on the device, from the configuration alone: what dit_open(), dit_add_vace() and dit_work_new() will take. */
+typedef struct dit_sizes {
+    int64_t fixed, vace_fixed;       /* outside of blocks */
+    int64_t block, hint;             /* one block; one of VACE */
+    int64_t work;                    /* activations for L tokens and G timesteps */
+} dit_sizes;
+/* bf16_file: the checkpoint holds bf16. */
+void dit_sizes_of(const dit_config *c, const precision *prec, bool bf16_file, bool vace, int64_t L, int64_t G, dit_sizes *out);
 
 /* Text rows [n, text_dim] f32 (n <= text_len; the rest is zeros, and attended, as upstream) -> context [text_len, dim]. */
 int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e);

@@ -15,7 +15,8 @@ typedef struct {
     rope_table rope;
     kv_step kv;                              /* with a cache */
     tensor x, hn, q, k, v, y, ffn;           /* views of L rows */
-    tensor t_mod[6], mod[6];                 /* views of G rows */
+    tensor t_mod, mod;                       /* views of 6 x G rows */
+    tensor of[6];                            /* views of mod: shift, scale, gate of self-attention, then of the FFN */
     dit_work *w;
 } pass;
 
@@ -65,20 +66,34 @@ static int embed_time(pass *p, err *e)
     TRY(op_linear(&t_emb, &hidden, &d->w.time_embedding_2.w, &d->w.time_embedding_2.b, ACT_NONE, e));
     TRY(show(p, "time_embedding", -1, &t_emb, e));
     TRY(op_silu(&silu, &t_emb, e));
+    p->t_mod = tensor_rows(&w->t_mod, 0, 6 * G);
+    p->mod = tensor_rows(&w->mod, 0, 6 * G);
     for (int k = 0; k < 6; k++) {      /* six separate products, so that each row of the table is contiguous for all G */
         tensor wk = tensor_rows(&d->w.time_projection.w, k * D, D), bk = tensor_rows(&d->w.time_projection.b, k * D, D);
-        p->t_mod[k] = tensor_rows(&w->t_mod[k], 0, G);
-        p->mod[k] = tensor_rows(&w->mod[k], 0, G);
-        TRY(op_linear(&p->t_mod[k], &silu, &wk, &bk, ACT_NONE, e));
+        tensor out = tensor_rows(&w->t_mod, k * G, G);
+        p->of[k] = tensor_rows(&w->mod, k * G, G);
+        TRY(op_linear(&out, &silu, &wk, &bk, ACT_NONE, e));
     }
 out:
     return rc;
 }
 
-static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, const tensor *norm, err *e)
+/* Queries or keys; `rope` NULL in cross-attention. */
+static int qk(pass *p, tensor *out, const tensor *x, const dit_linear *lin, const tensor *norm, const rope_table *rope, err *e)
 {
     int rc = op_linear(out, x, &lin->w, &lin->b, ACT_NONE, e);
-    return rc ? rc : op_rmsnorm(out, out, norm, (float)p->d->cfg.eps, e);
+    if (rc)
+        return rc;
+    return rope ? op_rmsnorm_rope(out, out, norm, (float)p->d->cfg.eps, rope, p->d->cfg.num_heads, e) : op_rmsnorm(out, out, norm, (float)p->d->cfg.eps, e);
+}
+
+/* A product whose result joins the stream: rounded to the type of activations first where the two differ (model.py:454-457). */
+static int to_stream(pass *p, tensor *out, const tensor *x, const dit_linear *lin, err *e)
+{
+    if (p->y.dtype == out->dtype)
+        return op_linear(out, x, &lin->w, &lin->b, ACT_NONE, e);
+    int rc = op_linear(&p->y, x, &lin->w, &lin->b, ACT_NONE, e);
+    return rc ? rc : op_cast(out, &p->y, e);
 }
 
 /* Where a block works: the main stack or the hint blocks of VACE, which share everything but the stream, see no cache and
@@ -90,6 +105,7 @@ typedef struct {
     bool hint;
 } site;
 
+/* From x to x with self-attention in it, and its norm3 in hn. */
 static int self_attention(pass *p, const site *s, err *e)
 {
     int rc = 0, N = p->d->cfg.num_heads;
@@ -100,12 +116,10 @@ static int self_attention(pass *p, const site *s, err *e)
     attn_range padded = { 0, L };
     if (s->hint)
         rope.frame_offset = 0;
-    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[1], &p->mod[0], (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, e));
-    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, e));
+    TRY(op_layernorm_mod(&p->hn, s->x, &p->of[1], &p->of[0], (float)p->d->cfg.eps, e));
+    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, &rope, e));
+    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, &rope, e));
     TRY(op_linear(&p->v, &p->hn, &w->v.w, &w->v.b, ACT_NONE, e));
-    TRY(op_rope(&p->q, &rope, N, e));
-    TRY(op_rope(&p->k, &rope, N, e));
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
     tensor k_all, v_all;
@@ -135,42 +149,54 @@ static int self_attention(pass *p, const site *s, err *e)
     TRY(op_linear(&p->y, &p->hn, &w->o.w, &w->o.b, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".self_attn", &p->y, e));
-    TRY(op_gate_add(s->x, &p->y, &p->mod[2], e));
+    residual_norm_args r = { .x = s->x, .y = &p->y, .gate = &p->of[2], .out = &p->hn, .a = &s->b->norm3_w, .b = &s->b->norm3_b,
+                             .eps = (float)p->d->cfg.eps };
+    TRY(op_residual_norm(&r, e));
 out:
     return rc;
 }
 
+/* From norm3 of x in hn to x with cross-attention in it, and its modulated norm2 in hn. */
 static int cross_attention(pass *p, const site *s, err *e)
 {
     int rc = 0, N = p->d->cfg.num_heads;
     const dit_attention *weights = &s->b->cross_attn;
     dit_work *w = p->w;
-    TRY(op_layernorm(&p->hn, s->x, &s->b->norm3_w, &s->b->norm3_b, (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, e));
+    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, NULL, e));
     text_cache *kept = s->hint ? NULL : p->in->text;
     tensor *ctx_k = kept ? &kept->k[s->layer] : &w->ctx_k, *ctx_v = kept ? &kept->v[s->layer] : &w->ctx_v;
     if (!kept || !kept->filled) {
-        TRY(qk(p, ctx_k, p->in->context, &weights->k, &weights->norm_k, e));
+        TRY(qk(p, ctx_k, p->in->context, &weights->k, &weights->norm_k, NULL, e));
         TRY(op_linear(ctx_v, p->in->context, &weights->v.w, &weights->v.b, ACT_NONE, e));
     }
     attn_args a = { .out = &p->hn, .q = &p->q, .k = ctx_k, .v = ctx_v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->cross_plan };
+    tensor lse = { 0 };
+    if (w->lse.data) {      /* in every pass, so that capture changes no launch */
+        lse = TENSOR_AS(&w->lse, tensor_count(&w->lse));
+        lse = tensor_rows(&lse, 0, N * tensor_nrows(&p->x));
+        lse = TENSOR_AS(&lse, N, tensor_nrows(&p->x));
+        a.lse = &lse;
+    }
     hook_point at = p->at;
     at.kind = HOOK_CROSS_ATTN;
     at.layer = s->layer;
     at.module = "cross_attn";
+    if (!s->hint && hooks_edited(p->h, &at)) {
+        a.lse = NULL;
+        TRY(hooks_apply(p->h, &at, NULL, &a, e));
+    } else {
+        TRY(op_attention(&a, e));
+    }
     if (!s->hint && hooks_wanted(p->h, &at)) {
         hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
         TRY(hooks_show(p->h, &at, &data, e));
     }
-    if (!s->hint && hooks_edited(p->h, &at))
-        TRY(hooks_apply(p->h, &at, NULL, &a, e));
-    else
-        TRY(op_attention(&a, e));
     TRY(op_linear(&p->y, &p->hn, &weights->o.w, &weights->o.b, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".cross_attn", &p->y, e));
-    TRY(op_gate_add(s->x, &p->y, NULL, e));
+    residual_norm_args r = { .x = s->x, .y = &p->y, .out = &p->hn, .a = &p->of[4], .b = &p->of[3], .modulated = true, .eps = (float)p->d->cfg.eps };
+    TRY(op_residual_norm(&r, e));
 out:
     return rc;
 }
@@ -178,16 +204,12 @@ out:
 static int block(pass *p, const site *s, err *e)
 {
     int rc = 0;
-    for (int k = 0; k < 6; k++) {
-        tensor row = tensor_rows(&s->b->modulation, k, 1);
-        TRY(op_add_row(&p->mod[k], &p->t_mod[k], &row, e));
-    }
+    TRY(op_add_row(&p->mod, &p->t_mod, &s->b->modulation, e));
     TRY(self_attention(p, s, e));
     TRY(cross_attention(p, s, e));
-    TRY(op_layernorm_mod(&p->hn, s->x, &p->mod[4], &p->mod[3], (float)p->d->cfg.eps, e));
     TRY(op_linear(&p->ffn, &p->hn, &s->b->ffn_0.w, &s->b->ffn_0.b, ACT_GELU_TANH, e));
     TRY(op_linear(&p->y, &p->ffn, &s->b->ffn_2.w, &s->b->ffn_2.b, ACT_NONE, e));
-    TRY(op_gate_add(s->x, &p->y, &p->mod[5], e));
+    TRY(op_gate_add(s->x, &p->y, &p->of[5], e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, "", s->x, e));
 out:
@@ -203,8 +225,8 @@ static int begin_hints(pass *p, tensor *c, err *e)
     tensor patches = tensor_rows(&p->w->vace_patches, 0, L);
     *c = tensor_rows(&p->w->c, 0, L);
     TRY(op_patchify(&patches, p->in->vace_context, e));
-    TRY(op_linear(&p->y, &patches, &v->patch_embedding.w, &v->patch_embedding.b, ACT_NONE, e));
-    TRY(op_linear(c, &p->y, &v->before_proj.w, &v->before_proj.b, ACT_NONE, e));
+    TRY(op_linear(&p->hn, &patches, &v->patch_embedding.w, &v->patch_embedding.b, ACT_NONE, e));
+    TRY(to_stream(p, c, &p->hn, &v->before_proj, e));
     TRY(op_gate_add(c, &p->x, NULL, e));
 out:
     return rc;
@@ -214,14 +236,21 @@ out:
 static int add_hint(pass *p, int i, tensor *c, err *e)
 {
     int rc = 0;
-    const dit_vace *v = &p->d->vace;
-    site s = { .b = &v->blocks[i], .x = c, .layer = -1, .hint = true };
+    int id = p->d->cfg.num_layers + i;
+    site s = { .x = c, .layer = -1, .hint = true };
     double scale = p->in->vace_scale * (p->in->vace_block_scale ? p->in->vace_block_scale[i] : 1);
+    TRY(dit_block_begin(p->d, id, &s.b, e));
     TRY(block(p, &s, e));
-    if (scale == 0)      /* its stream goes on to later hints, its own addition is left out: exactly 0 */
-        goto out;
-    TRY(op_linear(&p->y, c, &v->after_proj[i].w, &v->after_proj[i].b, ACT_NONE, e));
-    TRY(op_axpby(&p->x, 1.0f, &p->x, (float)scale, &p->y, e));
+    if (scale != 0) {    /* 0: its stream goes on to later hints, its own addition is left out, exactly */
+        const tensor *in = c;
+        if (c->dtype != p->hn.dtype) {      /* as autocast does */
+            TRY(op_cast(&p->hn, c, e));
+            in = &p->hn;
+        }
+        TRY(op_linear(&p->y, in, &s.b->after.w, &s.b->after.b, ACT_NONE, e));
+        TRY(op_axpby(&p->x, 1.0f, &p->x, (float)scale, &p->y, e));
+    }
+    TRY(dit_block_end(p->d, id, e));
 out:
     return rc;
 }
@@ -250,6 +279,38 @@ static int add_shot_embedding(pass *p, err *e)
                        p->in->frame_shot[f] + 1, table->shape[0]);
         tensor x = tensor_rows(&p->x, f * each, each), row = tensor_rows(table, p->in->frame_shot[f], 1);
         TRY(op_add_row(&x, &x, &row, e));
+    }
+out:
+    return rc;
+}
+
+/* The head works in the stream's type (model.py:336-347). */
+static int run_head(pass *p, tensor *out, err *e)
+{
+    int rc = 0, G = p->in->n_timesteps;
+    dit *d = p->d;
+    dit_work *w = p->w;
+    tensor t_emb = tensor_rows(&w->t_emb, 0, G), mod[2];
+    float eps = (float)d->cfg.eps;
+    for (int k = 0; k < 2; k++) {
+        tensor row = tensor_rows(&d->w.head_modulation, k, 1);
+        mod[k] = tensor_rows(&w->head_mod[k], 0, G);
+        TRY(op_add_row(&mod[k], &t_emb, &row, e));
+    }
+    if (p->hn.dtype == p->x.dtype) {
+        TRY(op_layernorm_mod(&p->hn, &p->x, &mod[1], &mod[0], eps, e));
+        TRY(op_linear(out, &p->hn, &d->w.head.w, &d->w.head.b, ACT_NONE, e));
+        goto out;
+    }
+    int64_t each = tensor_nrows(&p->x) / G, room = tensor_nrows(&w->head_h);
+    for (int g = 0; g < G; g++) {
+        tensor scale = tensor_rows(&mod[1], g, 1), shift = tensor_rows(&mod[0], g, 1);
+        for (int64_t at = g * each, n; at < (g + 1) * each; at += n) {
+            n = (g + 1) * each - at < room ? (g + 1) * each - at : room;
+            tensor x = tensor_rows(&p->x, at, n), h = tensor_rows(&w->head_h, 0, n), rows = tensor_rows(out, at, n);
+            TRY(op_layernorm_mod(&h, &x, &scale, &shift, eps, e));
+            TRY(op_linear(&rows, &h, &d->w.head.w, &d->w.head.b, ACT_NONE, e));
+        }
     }
 out:
     return rc;
@@ -297,7 +358,7 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
 
     TRY(show(&p, "text_embedding", -1, in->context, e));
     TRY(op_patchify(&patches, in->latents, e));
-    TRY(op_linear(&p.x, &patches, &d->w.patch_embedding.w, &d->w.patch_embedding.b, ACT_NONE, e));
+    TRY(to_stream(&p, &p.x, &patches, &d->w.patch_embedding, e));
     TRY(show(&p, "patch_embedding", -1, &p.x, e));
     TRY(add_shot_embedding(&p, e));
     TRY(embed_time(&p, e));
@@ -306,10 +367,14 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     tensor c = { 0 };
     if (n_hints)
         TRY(begin_hints(&p, &c, e));
+    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
     for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
-        site s = { .b = &d->w.blocks[i], .x = &p.x, .layer = i };
-        if (!in->skip_block || !in->skip_block[i])
+        site s = { .x = &p.x, .layer = i };
+        if (!in->skip_block || !in->skip_block[i]) {
+            TRY(dit_block_begin(d, i, &s.b, e));
             TRY(block(&p, &s, e));
+            TRY(dit_block_end(d, i, e));
+        }
         if (hint < n_hints && d->vace.layers[hint] == i)
             TRY(add_hint(&p, hint++, &c, e));
     }
@@ -318,14 +383,7 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     if (in->text)
         in->text->filled = true;
 
-    tensor t_emb = tensor_rows(&w->t_emb, 0, in->n_timesteps), mod[2];
-    for (int k = 0; k < 2; k++) {
-        tensor row = tensor_rows(&d->w.head_modulation, k, 1);
-        mod[k] = tensor_rows(&w->head_mod[k], 0, in->n_timesteps);
-        TRY(op_add_row(&mod[k], &t_emb, &row, e));
-    }
-    TRY(op_layernorm_mod(&p.hn, &p.x, &mod[1], &mod[0], (float)d->cfg.eps, e));
-    TRY(op_linear(&head, &p.hn, &d->w.head.w, &d->w.head.b, ACT_NONE, e));
+    TRY(run_head(&p, &head, e));
     TRY(show(&p, "head", -1, &head, e));
     TRY(op_unpatchify(velocity, &head, e));
 out:

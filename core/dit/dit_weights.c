@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/dit/dit_swap.h"
 #include "core/io/scaled.h"
 
 /* Matrices stay in the type of the file (policy permitting); vectors and modulation tables are f32. */
@@ -40,28 +41,44 @@ static int fetch(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int
     return rc;
 }
 
-/* 2-D weight viewed as [rows, cols]: the 5-D patch embedding is flattened by its own loader */
-static void matrix(loader *l, tensor *out, int64_t rows, int64_t cols, const char *name)
+static void vector_as(loader *l, tensor *out, int64_t n, dtype type, const char *name)
 {
-    const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", name);
+    const ckpt_tensor *t = ckpt_want_tensor(l->want, 1, (int64_t[]){ n }, "%s", name);
     if (t && !l->rc)
-        l->rc = fetch(l, out, t, rows, cols, l->prec->weight);
+        l->rc = fetch(l, out, t, n, 1, type);
 }
 
 static void vector(loader *l, tensor *out, int64_t n, const char *name)
 {
-    const ckpt_tensor *t = ckpt_want_tensor(l->want, 1, (int64_t[]){ n }, "%s", name);
-    if (t && !l->rc)
-        l->rc = fetch(l, out, t, n, 1, DT_F32);
+    vector_as(l, out, n, DT_F32, name);
 }
 
-static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
+/* `type` for the matrix, `bias` for the bias. A 2-D weight: the 5-D patch embedding is flattened by its own loader. */
+static void linear_as(loader *l, dit_linear *out, int64_t rows, int64_t cols, dtype type, dtype bias, const char *prefix, const char *name)
 {
     char full[160];
     snprintf(full, sizeof full, "%s%s.weight", prefix, name);
-    matrix(l, &out->w, rows, cols, full);
+    const ckpt_tensor *t = ckpt_want_tensor(l->want, 2, (int64_t[]){ rows, cols }, "%s", full);
+    if (t && !l->rc)
+        l->rc = fetch(l, &out->w, t, rows, cols, type);
     snprintf(full, sizeof full, "%s%s.bias", prefix, name);
-    vector(l, &out->b, rows, full);
+    vector_as(l, &out->b, rows, bias, full);
+}
+
+/* Products of activations: autocast casts matrix and bias alike. */
+static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
+{
+    linear_as(l, out, rows, cols, l->prec->weight, l->prec->act, prefix, name);
+}
+
+/* Products in the stream's type (timestep, head): the values of the file, in no more bytes than it has. */
+static void linear_stream(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *name)
+{
+    char full[160];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const ckpt_tensor *t = ckpt_find(l->c, full);
+    bool narrow = l->prec->act != DT_F32 && t && t->dtype == DT_BF16;
+    linear_as(l, out, rows, cols, narrow ? DT_BF16 : l->prec->act != DT_F32 ? DT_F32 : l->prec->weight, DT_F32, "", name);
 }
 
 static void modulation(loader *l, tensor *out, int64_t rows, int64_t dim, const char *name)
@@ -120,11 +137,29 @@ static void patch_embedding(loader *l, dit_linear *out, int dim, int in, const c
         w->shape[2] = w->shape[3] = w->shape[4] = 1;
     }
     snprintf(full, sizeof full, "%s.bias", name);
-    vector(l, &out->b, dim, full);
+    vector_as(l, &out->b, dim, l->prec->act, full);
+}
+
+/* Blocks of a stack, numbered from first_id; the swapped ones last, so that they pass through memory that nothing else settles in. */
+static void stack(loader *l, dit_block *blocks, int n, const dit_config *c, const char *name, int first_id, dit_swap *swap, int n_swapped)
+{
+    char full[64];
+    for (int turn = 0; turn < (n_swapped ? 2 : 1); turn++)
+        for (int i = 0; i < n; i++) {
+            if (n_swapped && dit_swap_picks(i, n, n_swapped) != (turn == 1))
+                continue;
+            block(l, &blocks[i], c, name, i);
+            if (first_id) {      /* VACE */
+                snprintf(full, sizeof full, "%s.%d.", name, i);
+                linear(l, &blocks[i].after, c->dim, c->dim, full, "after_proj");
+            }
+            if (turn == 1 && !l->rc)
+                l->rc = dit_swap_take(swap, first_id + i, &blocks[i], l->e);
+        }
 }
 
 int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
-                     err *e)
+                     dit_swap *swap, int n_swapped, err *e)
 {
     loader l = { .be = be, .prec = prec, .c = c, .e = e };
     *out = (dit_weights){ .n_blocks = cfg->num_layers };
@@ -140,13 +175,12 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
     patch_embedding(&l, &out->patch_embedding, cfg->dim, cfg->in_dim, "patch_embedding");
     linear(&l, &out->text_embedding_0, cfg->dim, cfg->text_dim, "", "text_embedding.0");
     linear(&l, &out->text_embedding_2, cfg->dim, cfg->dim, "", "text_embedding.2");
-    linear(&l, &out->time_embedding_0, cfg->dim, cfg->freq_dim, "", "time_embedding.0");
-    linear(&l, &out->time_embedding_2, cfg->dim, cfg->dim, "", "time_embedding.2");
-    linear(&l, &out->time_projection, 6 * (int64_t)cfg->dim, cfg->dim, "", "time_projection.1");
-    linear(&l, &out->head, 4 * (int64_t)cfg->out_dim, cfg->dim, "", "head.head");
+    linear_stream(&l, &out->time_embedding_0, cfg->dim, cfg->freq_dim, "time_embedding.0");
+    linear_stream(&l, &out->time_embedding_2, cfg->dim, cfg->dim, "time_embedding.2");
+    linear_stream(&l, &out->time_projection, 6 * (int64_t)cfg->dim, cfg->dim, "time_projection.1");
+    linear_stream(&l, &out->head, 4 * (int64_t)cfg->out_dim, cfg->dim, "head.head");
     modulation(&l, &out->head_modulation, 2, cfg->dim, "head.modulation");
-    for (int i = 0; i < cfg->num_layers; i++)
-        block(&l, &out->blocks[i], cfg, "blocks", i);
+    stack(&l, out->blocks, cfg->num_layers, cfg, "blocks", 0, swap, n_swapped);
     if (cfg->has_shot_embedding) {
         const ckpt_tensor *t = ckpt_want_tensor(l.want, 2, (int64_t[]){ -1, cfg->dim }, "shot_embedding.weight");
         if (t && !l.rc)
@@ -168,26 +202,21 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
 }
 
 int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
-                  const int *layers, err *e)
+                  const int *layers, dit_swap *swap, int n_swapped, err *e)
 {
     loader l = { .be = be, .prec = prec, .c = c, .e = e };
-    char p[64];
     *out = (dit_vace){ .n_blocks = n_layers };
     out->blocks = calloc((size_t)n_layers, sizeof *out->blocks);
-    out->after_proj = calloc((size_t)n_layers, sizeof *out->after_proj);
-    if (!out->blocks || !out->after_proj)
+    if (!out->blocks)
         return ERR(e, ERR_MEMORY, "no memory for %d VACE blocks", n_layers);
     int rc = ckpt_want_begin(&l.want, c, "VACE", e);
     if (rc)
         return rc;
     patch_embedding(&l, &out->patch_embedding, cfg->dim, vace_in_dim, "vace_patch_embedding");
     linear(&l, &out->before_proj, cfg->dim, cfg->dim, "vace_blocks.0.", "before_proj");
-    for (int i = 0; i < n_layers; i++) {
+    for (int i = 0; i < n_layers; i++)
         out->layers[i] = layers[i];
-        block(&l, &out->blocks[i], cfg, "vace_blocks", i);
-        snprintf(p, sizeof p, "vace_blocks.%d.", i);
-        linear(&l, &out->after_proj[i], cfg->dim, cfg->dim, p, "after_proj");
-    }
+    stack(&l, out->blocks, n_layers, cfg, "vace_blocks", cfg->num_layers, swap, n_swapped);
     rc = ckpt_want_finish(l.want, false, l.rc ? NULL : e);      /* the base model may be in the same file */
     if (!rc && !l.rc)
         scaled_warn(&l.tally);
@@ -200,25 +229,24 @@ static void linear_free(dit_linear *l)
     tensor_free(&l->b);
 }
 
-static void attention_free(dit_attention *a)
+void dit_block_tensors(dit_block *b, tensor *out[DIT_BLOCK_TENSORS])
 {
-    linear_free(&a->q);
-    linear_free(&a->k);
-    linear_free(&a->v);
-    linear_free(&a->o);
-    tensor_free(&a->norm_q);
-    tensor_free(&a->norm_k);
+    dit_attention *a = &b->self_attn, *c = &b->cross_attn;
+    tensor *all[DIT_BLOCK_TENSORS] = {
+        &a->q.w, &a->q.b, &a->k.w, &a->k.b, &a->v.w, &a->v.b, &a->o.w, &a->o.b, &a->norm_q, &a->norm_k,
+        &c->q.w, &c->q.b, &c->k.w, &c->k.b, &c->v.w, &c->v.b, &c->o.w, &c->o.b, &c->norm_q, &c->norm_k,
+        &b->norm3_w, &b->norm3_b, &b->ffn_0.w, &b->ffn_0.b, &b->ffn_2.w, &b->ffn_2.b, &b->modulation, &b->after.w, &b->after.b,
+    };
+    for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
+        out[k] = all[k];
 }
 
-static void block_free(dit_block *b)
+void dit_block_free(dit_block *b)
 {
-    attention_free(&b->self_attn);
-    attention_free(&b->cross_attn);
-    linear_free(&b->ffn_0);
-    linear_free(&b->ffn_2);
-    tensor_free(&b->norm3_w);
-    tensor_free(&b->norm3_b);
-    tensor_free(&b->modulation);
+    tensor *parts[DIT_BLOCK_TENSORS];
+    dit_block_tensors(b, parts);
+    for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
+        tensor_free(parts[k]);
 }
 
 void dit_weights_free(dit_weights *w)
@@ -233,7 +261,7 @@ void dit_weights_free(dit_weights *w)
     tensor_free(&w->head_modulation);
     tensor_free(&w->shot_embedding);
     for (int i = 0; w->blocks && i < w->n_blocks; i++)
-        block_free(&w->blocks[i]);
+        dit_block_free(&w->blocks[i]);
     free(w->blocks);
     *w = (dit_weights){ 0 };
 }
@@ -242,13 +270,8 @@ void dit_vace_free(dit_vace *v)
 {
     linear_free(&v->patch_embedding);
     linear_free(&v->before_proj);
-    for (int i = 0; i < v->n_blocks; i++) {
-        if (v->after_proj)
-            linear_free(&v->after_proj[i]);
-        if (v->blocks)
-            block_free(&v->blocks[i]);
-    }
-    free(v->after_proj);
+    for (int i = 0; v->blocks && i < v->n_blocks; i++)
+        dit_block_free(&v->blocks[i]);
     free(v->blocks);
     *v = (dit_vace){ 0 };
 }

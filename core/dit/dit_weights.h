@@ -19,12 +19,17 @@ typedef struct dit_block {
     tensor norm3_w, norm3_b;         /* [D], the only affine LayerNorm: before cross-attention */
     dit_linear ffn_0, ffn_2;         /* [M, D], [D, M] */
     tensor modulation;               /* f32 [6, D]: shift, scale, gate of self-attention, then of the FFN */
+    dit_linear after;                /* [D, D]: after_proj of a VACE block, empty in others */
 } dit_block;
+
+/* All tensors of a block, those that it has not too; whoever adds one adds it there. */
+enum { DIT_BLOCK_TENSORS = 29 };
+void dit_block_tensors(dit_block *b, tensor *out[DIT_BLOCK_TENSORS]);
+void dit_block_free(dit_block *b);      /* leaves it empty */
 
 typedef struct dit_vace {
     dit_linear patch_embedding;      /* [D, vace_in_dim*4] */
     dit_linear before_proj;          /* [D, D], of the first block only */
-    dit_linear *after_proj;          /* [D, D] each */
     dit_block *blocks;
     int n_blocks;
     int layers[DIT_MAX_VACE_LAYERS]; /* main block after which hint i is added */
@@ -42,12 +47,14 @@ typedef struct dit_weights {
     dit_block *blocks;
 } dit_weights;
 
-/* On failure the weights loaded so far stay in *out for dit_weights_free(). Adapters are merged as the weights are read. */
+/* On failure the weights loaded so far stay in *out for dit_weights_free(). Adapters are merged as the weights are read. `n_swapped`
+ * blocks go to `swap` (NULL with 0) and are empty in *out. */
+struct dit_swap;
 int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
-                     err *e);
+                     struct dit_swap *swap, int n_swapped, err *e);
 void dit_weights_free(dit_weights *w);
 int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
-                  const int *layers, err *e);
+                  const int *layers, struct dit_swap *swap, int n_swapped, err *e);
 void dit_vace_free(dit_vace *v);
 
 #endif

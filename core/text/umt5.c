@@ -22,6 +22,8 @@ struct umt5 {
     scaled_tally tally;
     tensor embedding, norm;
     umt5_block *blocks;
+    tensor bias;                     /* [layers * heads, 2n-1] for texts of bias_n positions, made when first needed */
+    int bias_n;
 };
 
 static const float EPS = 1e-6f;      /* t5.py:57 */
@@ -121,6 +123,7 @@ void umt5_close(umt5 *t)
         return;
     tensor_free(&t->embedding);
     tensor_free(&t->norm);
+    tensor_free(&t->bias);
     for (int i = 0; t->blocks && i < t->cfg.num_layers; i++) {
         umt5_block *b = &t->blocks[i];
         tensor *all[] = { &b->norm1, &b->norm2, &b->q, &b->k, &b->v, &b->o, &b->gate, &b->fc1, &b->fc2 };
@@ -137,31 +140,40 @@ const umt5_config *umt5_get_config(const umt5 *t)
     return &t->cfg;
 }
 
-/* [heads, 2n-1]: column j - i + n - 1 holds the bias of key j for query i */
-static int relative_bias(umt5 *t, const umt5_block *b, int n, float *host, tensor *bias, err *e)
+/* [layers * heads, 2n-1]: column j - i + n - 1 holds the bias of key j for query i */
+static int relative_bias(umt5 *t, int n, err *e)
 {
-    int N = t->cfg.num_heads;
-    for (int h = 0; h < N; h++)
+    int rc = 0, N = t->cfg.num_heads, width = 2 * n - 1;
+    int64_t rows = (int64_t)t->cfg.num_layers * N;
+    if (t->bias_n == n)
+        return 0;
+    tensor_free(&t->bias);
+    t->bias_n = 0;
+    float *host = malloc((size_t)(rows * width) * sizeof *host);
+    if (!host)
+        return ERR(e, ERR_MEMORY, "no memory for a position table");
+    for (int64_t row = 0; row < rows; row++)
         for (int r = 1 - n; r < n; r++)
-            host[(int64_t)h * (2 * n - 1) + r + n - 1] = b->buckets[umt5_bucket(r) * N + h];
-    return op_upload(bias, host, e);
+            host[row * width + r + n - 1] = t->blocks[row / N].buckets[umt5_bucket(r) * N + row % N];
+    TRY(TENSOR_NEW(&t->bias, t->be, DT_F32, e, rows, width));
+    TRY(op_upload(&t->bias, host, e));
+    t->bias_n = n;
+out:
+    free(host);
+    return rc;
 }
 
 int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows, err *e)
 {
     int rc = 0;
     const umt5_config *c = &t->cfg;
-    tensor x = { 0 }, h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 }, y = { 0 }, g = { 0 }, f = { 0 }, bias = { 0 };
+    tensor x = { 0 }, h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 }, y = { 0 }, g = { 0 }, f = { 0 };
     attn_range visible = { 0, n_visible };
     attn_segment segment = { 0, n, 1, &visible };
     dtype s = t->prec->stream, a = t->prec->act;
-    float *host = malloc((size_t)c->num_heads * (size_t)(2 * n) * sizeof *host);
-    if (!host)
-        return ERR(e, ERR_MEMORY, "no memory for a position table");
-    if (n_visible < 1 || n_visible > n) {
-        rc = ERR(e, ERR_INTERNAL, "umT5: %d of %d positions visible", n_visible, n);
-        goto out;
-    }
+    if (n_visible < 1 || n_visible > n)
+        return ERR(e, ERR_INTERNAL, "umT5: %d of %d positions visible", n_visible, n);
+    TRY(relative_bias(t, n, e));
     TRY(TENSOR_NEW(&x, t->be, s, e, n, c->dim));
     TRY(TENSOR_NEW(&h, t->be, a, e, n, c->dim));
     TRY(TENSOR_NEW(&q, t->be, a, e, n, c->dim_attn));
@@ -170,11 +182,10 @@ int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows,
     TRY(TENSOR_NEW(&y, t->be, a, e, n, c->dim_attn));
     TRY(TENSOR_NEW(&g, t->be, a, e, n, c->dim_ffn));
     TRY(TENSOR_NEW(&f, t->be, a, e, n, c->dim_ffn));
-    TRY(TENSOR_NEW(&bias, t->be, DT_F32, e, c->num_heads, 2 * n - 1));
     TRY(op_embed(&x, &t->embedding, ids, n, e));
     for (int i = 0; i < c->num_layers; i++) {
         const umt5_block *b = &t->blocks[i];
-        TRY(relative_bias(t, b, n, host, &bias, e));
+        tensor bias = tensor_rows(&t->bias, (int64_t)i * c->num_heads, c->num_heads);
         TRY(op_rmsnorm(&h, &x, &b->norm1, EPS, e));
         TRY(op_linear(&q, &h, &b->q, NULL, ACT_NONE, e));
         TRY(op_linear(&k, &h, &b->k, NULL, ACT_NONE, e));
@@ -193,8 +204,7 @@ int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows,
     }
     TRY(op_rmsnorm(rows, &x, &t->norm, EPS, e));
 out:
-    free(host);
-    tensor *all[] = { &x, &h, &q, &k, &v, &y, &g, &f, &bias };
+    tensor *all[] = { &x, &h, &q, &k, &v, &y, &g, &f };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tensor_free(all[i]);
     return rc;
