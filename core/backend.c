@@ -406,3 +406,25 @@ int op_to_channels_first(tensor *out, const tensor *x, const float *sub, const f
          out->shape[2] == x->shape[1] && out->shape[3] == x->shape[2], "shapes", out, x);
     return out->be->ops->to_channels_first(out->be, out, x, sub, mul, e);
 }
+
+int op_rgb_begin(rgb_frames *r, const tensor *frames, err *e)
+{
+    const char *op = "rgb";
+    NEED(frames->ndim == 4 && frames->shape[3] == 3 && frames->dtype == DT_F32 && frames->be == r->be, "frames f32 [T,H,W,3]", frames, NULL);
+    r->frames = frames->shape[0];
+    r->height = frames->shape[1];
+    r->width = frames->shape[2];
+    return r->be->ops->rgb_begin(r->be, r, frames, e);
+}
+
+int op_rgb_wait(rgb_frames *r, err *e)
+{
+    return r->be->ops->rgb_wait(r->be, r, e);
+}
+
+void op_rgb_free(rgb_frames *r)
+{
+    if (r->be && r->impl)
+        r->be->ops->rgb_free(r->be, r);
+    *r = (rgb_frames){ .be = r->be };
+}

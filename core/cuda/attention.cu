@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cuda/attention_wide.h"
 #include "core/cuda/cuda.cuh"
 
 enum { QT = 32, THREADS = 256 };
@@ -172,6 +173,8 @@ extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
     int D = (int)(tensor_cols(a->q) / a->n_heads);
     plan_dev plan;
     int64_t tiles;
+    if (a->q->dtype == DT_BF16 && D > 128)
+        return cuda_attention_wide(be, a, e);
     int rc = plan_upload(be, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), QT, 0, &plan, &tiles, e);
     if (rc || !tiles)
         return rc;
