@@ -376,6 +376,8 @@ int op_conv(const conv_args *a, err *e)
     NEED(a->w->shape[4] == a->x->shape[3] && a->w->shape[0] == a->out->shape[3], "channels differ", a->x, a->w);
     NEED(!a->past || (a->past->ndim == 4 && a->past->shape[1] == a->x->shape[1] && a->past->shape[2] == a->x->shape[2] &&
                       a->past->shape[3] == a->x->shape[3]), "past does not fit", a->past, a->x);
+    NEED(!a->before || (a->past && a->before->ndim == 4 && a->before->shape[1] == a->x->shape[1] && a->before->shape[2] == a->x->shape[2] &&
+                        a->before->shape[3] == a->x->shape[3]), "the frames before past do not fit", a->before, a->x);
     NEED(!a->residual || (same_shape(a->residual, a->out)), "residual does not fit", a->residual, a->out);
     NEED(a->stride_t > 0 && a->stride_h > 0 && a->stride_w > 0, "strides", a->x, NULL);
     NEED((a->out->shape[0] - 1) * a->stride_t + a->w->shape[1] - 1 - a->n_past < a->x->shape[0], "needs frames after x", a->x, a->out);
@@ -411,4 +413,26 @@ int op_to_channels_first(tensor *out, const tensor *x, const float *sub, const f
     NEED(x->ndim == 4 && out->ndim == 4 && out->shape[0] <= x->shape[3] && out->shape[1] == x->shape[0] &&
          out->shape[2] == x->shape[1] && out->shape[3] == x->shape[2], "shapes", out, x);
     return out->be->ops->to_channels_first(out->be, out, x, sub, mul, e);
+}
+
+int op_rgb_begin(rgb_frames *r, const tensor *frames, err *e)
+{
+    const char *op = "rgb";
+    NEED(frames->ndim == 4 && frames->shape[3] == 3 && frames->dtype == DT_F32 && frames->be == r->be, "frames f32 [T,H,W,3]", frames, NULL);
+    r->frames = frames->shape[0];
+    r->height = frames->shape[1];
+    r->width = frames->shape[2];
+    return r->be->ops->rgb_begin(r->be, r, frames, e);
+}
+
+int op_rgb_wait(rgb_frames *r, err *e)
+{
+    return r->be->ops->rgb_wait(r->be, r, e);
+}
+
+void op_rgb_free(rgb_frames *r)
+{
+    if (r->be && r->impl)
+        r->be->ops->rgb_free(r->be, r);
+    *r = (rgb_frames){ .be = r->be };
 }

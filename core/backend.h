@@ -81,6 +81,7 @@ typedef struct conv_args {
     tensor *out;                     /* [To, Ho, Wo, Cout] */
     const tensor *x;                 /* [T, H, W, Cin] */
     const tensor *past;              /* [n, H, W, Cin] frames before x, or NULL */
+    const tensor *before;            /* [m, H, W, Cin] frames before past, or NULL: a history kept frame by frame need not be joined */
     const tensor *w;                 /* [Cout, kt, kh, kw, Cin] */
     const tensor *bias;              /* [Cout] */
     const tensor *residual;          /* like out, added after the bias, or NULL */
@@ -89,6 +90,17 @@ typedef struct conv_args {
     int pad_h, pad_w;                /* zeros above and to the left; below and right follow from the output size */
     bool upsample2x;                 /* x is read as its nearest 2x enlargement in rows and columns */
 } conv_args;
+
+/* 8-bit pictures made from frames on the device and brought to the host while it goes on computing: op_rgb_begin(). Zeroed but for
+ * `be` before the first use; used again and again; freed by op_rgb_free(). */
+typedef struct rgb_frames {
+    backend *be;
+    int64_t frames, height, width;
+    const uint8_t *rgb;              /* host [frames, height, width, 3], there after op_rgb_wait() */
+    const int *nan;                  /* host [frames]: not 0 where a frame had a NaN */
+    size_t room;                     /* bytes of pictures the buffers hold */
+    void *impl;                      /* the backend's own */
+} rgb_frames;
 
 /* Device memory that is filled again and again while the device computes: backend_slot_new(). */
 typedef struct backend_slot {
@@ -161,6 +173,9 @@ typedef struct backend_ops {
     int (*time_interleave)(backend *be, tensor *out, const tensor *x, err *e);
     int (*to_channels_last)(backend *be, tensor *out, const tensor *x, const float *div, const float *add, err *e);
     int (*to_channels_first)(backend *be, tensor *out, const tensor *x, const float *sub, const float *mul, err *e);
+    int (*rgb_begin)(backend *be, rgb_frames *r, const tensor *frames, err *e);
+    int (*rgb_wait)(backend *be, rgb_frames *r, err *e);
+    void (*rgb_free)(backend *be, rgb_frames *r);
 } backend_ops;
 
 struct backend {
@@ -260,5 +275,11 @@ int op_time_interleave(tensor *out, const tensor *x, err *e);
 int op_to_channels_last(tensor *out, const tensor *x, const float *div, const float *add, err *e);
 /* x [T,H,W,C] -> out [C,T,H,W], (value - sub[c]) * mul[c] if given; out may have fewer channels than x */
 int op_to_channels_first(tensor *out, const tensor *x, const float *sub, const float *mul, err *e);
+
+/* frames f32 [T, H, W, 3]: queues their conversion to bytes, (uint8)((clamp(v, -1, 1) + 1) / 2 * 255) truncated, each step rounded to
+ * f32, and their way to the host; the frames may be freed or changed on return. What a begin before it brought is lost. */
+int op_rgb_begin(rgb_frames *r, const tensor *frames, err *e);
+int op_rgb_wait(rgb_frames *r, err *e);      /* until r->rgb and r->nan are there */
+void op_rgb_free(rgb_frames *r);             /* harmless on a zeroed one */
 
 #endif

@@ -19,9 +19,11 @@ static const float *frame(const conv_args *a, int64_t t)
     int64_t size = a->x->shape[1] * a->x->shape[2] * a->x->shape[3];
     if (t >= 0)
         return (const float *)a->x->data + t * size;
-    if (a->past && t + a->past->shape[0] >= 0)
-        return (const float *)a->past->data + (t + a->past->shape[0]) * size;
-    return NULL;
+    t += a->past ? a->past->shape[0] : 0;
+    if (t >= 0)
+        return (const float *)a->past->data + t * size;
+    t += a->before ? a->before->shape[0] : 0;
+    return t >= 0 ? (const float *)a->before->data + t * size : NULL;
 }
 
 static void gather(const conv_job *j, const float *in, int64_t oy, int64_t ox, float *to)

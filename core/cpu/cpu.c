@@ -172,6 +172,9 @@ static const backend_ops cpu_ops = {
     .time_interleave = cpu_time_interleave,
     .to_channels_last = cpu_to_channels_last,
     .to_channels_first = cpu_to_channels_first,
+    .rgb_begin = cpu_rgb_begin,
+    .rgb_wait = cpu_rgb_wait,
+    .rgb_free = cpu_rgb_free,
 };
 
 int backend_open_cpu(backend **out, err *e)

@@ -86,5 +86,8 @@ int cpu_conv(backend *, const conv_args *, err *);
 int cpu_time_interleave(backend *, tensor *, const tensor *, err *);
 int cpu_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);
 int cpu_to_channels_first(backend *, tensor *, const tensor *, const float *, const float *, err *);
+int cpu_rgb_begin(backend *, rgb_frames *, const tensor *, err *);
+int cpu_rgb_wait(backend *, rgb_frames *, err *);
+void cpu_rgb_free(backend *, rgb_frames *);
 
 #endif

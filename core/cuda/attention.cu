@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cuda/attention_wide.h"
 #include "core/cuda/attn_plan.cuh"
 
 enum { QT = 32, THREADS = 256, TILE = 64 };
@@ -255,7 +256,7 @@ extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
 {
     int D = (int)(tensor_cols(a->q) / a->n_heads);
     if (a->q->dtype == DT_BF16)
-        return cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
+        return D > 128 ? cuda_attention_wide(be, a, e) : cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
     if (a->n_heads > 65535)
         return ERR(e, ERR_DEVICE, "%d attention heads: the CUDA backend handles up to 65535", a->n_heads);
     if (D <= 16)

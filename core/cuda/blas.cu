@@ -39,6 +39,7 @@ int blas_load(err *e)
         { (void **)&blas.set_stream, STRING(cublasSetStream) },
         { (void **)&blas.set_math_mode, "cublasSetMathMode" },
         { (void **)&blas.sgemm_64, STRING(cublasSgemm_64) },
+        { (void **)&blas.gemm_ex, "cublasGemmEx" },
         { (void **)&blas.status_string, "cublasGetStatusString" },
     };
     const symbol lt[] = {

@@ -15,6 +15,9 @@ typedef struct blas_api {
     decltype(&cublasSetStream) set_stream;
     decltype(&cublasSetMathMode) set_math_mode;
     decltype(&cublasSgemm_64) sgemm_64;
+    /* written out: cublasGemmEx has an overload in C++ */
+    cublasStatus_t (*gemm_ex)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *, cudaDataType, int, const void *,
+                              cudaDataType, int, const void *, void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
     decltype(&cublasGetStatusString) status_string;
     decltype(&cublasLtCreate) lt_create;
     decltype(&cublasLtDestroy) lt_destroy;

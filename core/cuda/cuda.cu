@@ -214,6 +214,9 @@ static backend_ops make_ops(bool hopper)
     o.time_interleave = cuda_time_interleave;
     o.to_channels_last = cuda_to_channels_last;
     o.to_channels_first = cuda_to_channels_first;
+    o.rgb_begin = cuda_rgb_begin;
+    o.rgb_wait = cuda_rgb_wait;
+    o.rgb_free = cuda_rgb_free;
     return o;
 }
 

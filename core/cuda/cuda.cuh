@@ -181,6 +181,9 @@ int cuda_conv(backend *, const conv_args *, err *);
 int cuda_time_interleave(backend *, tensor *, const tensor *, err *);
 int cuda_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);
 int cuda_to_channels_first(backend *, tensor *, const tensor *, const float *, const float *, err *);
+int cuda_rgb_begin(backend *, rgb_frames *, const tensor *, err *);
+int cuda_rgb_wait(backend *, rgb_frames *, err *);
+void cuda_rgb_free(backend *, rgb_frames *);
 }
 
 #endif

@@ -7,7 +7,7 @@
 #include "core/cuda/cuda.cuh"
 
 typedef __nv_bfloat16 bf16;
-typedef enum { LAYERNORM, LAYERNORM_MOD, RMSNORM, PIXEL_NORM } norm_kind;
+typedef enum { LAYERNORM, LAYERNORM_MOD, RMSNORM } norm_kind;
 
 enum { THREADS = 128, RUN = 8, MAX_WIDTH = 8192 };
 
@@ -44,17 +44,15 @@ __global__ static void norm(norm_kind kind, O *out, const X *x, const float *a, 
     for (int64_t i = threadIdx.x; i < width; i += THREADS)
         sq += (to_f(in[i]) - mean) * (to_f(in[i]) - mean);
     sq = block_sum(sq, shared[1], THREADS / 32);
-    float inv = kind == PIXEL_NORM ? sqrtf((float)width) / fmaxf(sqrtf(sq), 1e-12f) : 1.0f / sqrtf(sq / (float)width + eps);
+    float inv = 1.0f / sqrtf(sq / (float)width + eps);
     for (int64_t i = threadIdx.x; i < width; i += THREADS) {
         float v = (to_f(in[i]) - mean) * inv;
         if (kind == LAYERNORM_MOD)
             v = __fadd_rn(__fmul_rn(v, 1.0f + a[group + i]), b[group + i]);
         else if (kind == LAYERNORM)
             v = a ? __fadd_rn(__fmul_rn(v, a[i]), b[i]) : v;
-        else if (kind == RMSNORM)
-            v = to_f(from_f<O>(v)) * a[i];      /* (x r) takes the type of the result before the weight (model.py:81-84) */
         else
-            v *= a[i];
+            v = to_f(from_f<O>(v)) * a[i];      /* (x r) takes the type of the result before the weight (model.py:81-84) */
         y[i] = from_f<O>(act == ACT_SILU ? silu_of(v) : v);
     }
 }
@@ -321,9 +319,4 @@ extern "C" int cuda_rmsnorm_rope(backend *be, tensor *out, const tensor *x, cons
 extern "C" int cuda_rmsnorm(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, err *e)
 {
     return cuda_rmsnorm_rope(be, out, x, w, eps, NULL, 0, e);
-}
-
-extern "C" int cuda_pixel_norm(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e)
-{
-    return loop(be, PIXEL_NORM, out, x, gamma, NULL, 1, 0, act, e);
 }

@@ -23,7 +23,7 @@ int vae_open(vae **out, backend *be, const ckpt *c, const precision *prec, err *
     if (!v)
         return ERR(e, ERR_MEMORY, "no memory for a VAE");
     v->be = be;
-    v->prec = prec;
+    v->type = be->ops->bf16 ? prec->vae : DT_F32;
     TRY(vae_config_detect(&v->cfg, c, e));
     if (v->cfg.z_dim != 16) {
         rc = ERR(e, ERR_SHAPE, "%s: a VAE with %d latent channels; the Wan 2.1 VAE with 16 is supported", ckpt_path(c), v->cfg.z_dim);
@@ -61,13 +61,18 @@ int64_t vae_weight_bytes(const vae *v)
 
 /* ---- streams ---- */
 
+/* The last input frames of a cached convolution: those of `past`, and before them those of `before`, so that a history that grows
+ * by one frame is kept by moving tensors, not by copying frames. */
+typedef struct history { tensor past, before; } history;
+
 struct vae_stream {
     vae *v;
     const vae_side *side;
     bool decoding;
     int64_t chunks;                           /* latent frames done */
-    tensor past_in, past_out;                 /* history of conv_in and conv_out */
-    tensor past[VAE_MAX_LAYERS][2];           /* history of each layer's cached convolutions */
+    history past_in, past_out;                /* of conv_in and conv_out */
+    history past[VAE_MAX_LAYERS][2];          /* of each layer's cached convolutions */
+    rgb_frames rgb[2];                        /* pictures on their way to the caller */
 };
 
 static int stream_new(vae_stream **out, vae *v, bool decoding, err *e)
@@ -79,6 +84,7 @@ static int stream_new(vae_stream **out, vae *v, bool decoding, err *e)
     s->v = v;
     s->decoding = decoding;
     s->side = decoding ? &v->decoder : &v->encoder;
+    s->rgb[0].be = s->rgb[1].be = v->be;
     return 0;
 }
 
@@ -92,28 +98,44 @@ int vae_encoder_new(vae_stream **out, vae *v, err *e)
     return stream_new(out, v, false, e);
 }
 
+static void history_free(history *h)
+{
+    tensor_free(&h->past);
+    tensor_free(&h->before);
+}
+
 void vae_stream_free(vae_stream *s)
 {
     if (!s)
         return;
-    tensor_free(&s->past_in);
-    tensor_free(&s->past_out);
+    history_free(&s->past_in);
+    history_free(&s->past_out);
     for (int i = 0; i < VAE_MAX_LAYERS; i++)
         for (int k = 0; k < 2; k++)
-            tensor_free(&s->past[i][k]);
+            history_free(&s->past[i][k]);
+    for (int i = 0; i < 2; i++)
+        op_rgb_free(&s->rgb[i]);
     free(s);
+}
+
+static int visit_history(const char *name, history *h, vae_slot_fn fn, void *user, err *e)
+{
+    char before[48];
+    int rc = fn(name, &h->past, user, e);
+    snprintf(before, sizeof before, "%s.before", name);
+    return rc ? rc : fn(before, &h->before, user, e);
 }
 
 int vae_stream_visit(vae_stream *s, vae_slot_fn fn, void *user, err *e)
 {
     char name[32];
-    int rc = fn("past_in", &s->past_in, user, e);
+    int rc = visit_history("past_in", &s->past_in, fn, user, e);
     if (!rc)
-        rc = fn("past_out", &s->past_out, user, e);
+        rc = visit_history("past_out", &s->past_out, fn, user, e);
     for (int i = 0; i < s->side->n_layers && !rc; i++)
         for (int k = 0; k < 2 && !rc; k++) {
             snprintf(name, sizeof name, "past.%d.%d", i, k);
-            rc = fn(name, &s->past[i][k], user, e);
+            rc = visit_history(name, &s->past[i][k], fn, user, e);
         }
     return rc;
 }
@@ -128,26 +150,46 @@ void vae_stream_set_done(vae_stream *s, int64_t done)
     s->chunks = done;
 }
 
-/* past = the last `keep` frames of past followed by x */
-static int remember(tensor *past, const tensor *x, int64_t keep, err *e)
+/* The history becomes its last `keep` (1 or 2) frames with x's frames after them. x is taken where it can be, and is empty then. */
+static int remember(history *h, tensor *x, int64_t keep, err *e)
 {
     int rc = 0;
-    int64_t old = past->data ? past->shape[0] : 0, T = x->shape[0];
-    int64_t n = old + T < keep ? old + T : keep, from_x = T < n ? T : n;
+    int64_t old = h->past.data ? h->past.shape[0] : 0, T = x->shape[0], older = T < keep && old ? 1 : 0;      /* of past's frames, its last */
     tensor next = { 0 };
-    TRY(TENSOR_NEW(&next, x->be, x->dtype, e, n, x->shape[1], x->shape[2], x->shape[3]));
-    if (n > from_x) {
-        tensor dst = tensor_rows(&next, 0, n - from_x), src = tensor_rows(past, old - (n - from_x), n - from_x);
+    if (x->owner && T <= keep) {
+        if (older && old > 1) {
+            tensor last = tensor_rows(&h->past, old - 1, 1);
+            TRY(TENSOR_NEW(&next, x->be, x->dtype, e, 1, x->shape[1], x->shape[2], x->shape[3]));
+            TRY(op_copy(&next, &last, e));
+        } else if (older) {
+            next = h->past;
+            h->past = (tensor){ 0 };
+        }
+        history_free(h);
+        h->before = next;
+        h->past = *x;
+        *x = (tensor){ 0 };
+        return 0;
+    }
+    int64_t from_x = T < keep ? T : keep;
+    TRY(TENSOR_NEW(&next, x->be, x->dtype, e, older + from_x, x->shape[1], x->shape[2], x->shape[3]));
+    if (older) {
+        tensor dst = tensor_rows(&next, 0, 1), src = tensor_rows(&h->past, old - 1, 1);
         TRY(op_copy(&dst, &src, e));
     }
-    tensor dst = tensor_rows(&next, n - from_x, from_x), src = tensor_rows(x, T - from_x, from_x);
+    tensor dst = tensor_rows(&next, older, from_x), src = tensor_rows(x, T - from_x, from_x);
     TRY(op_copy(&dst, &src, e));
-    tensor_free(past);
-    *past = next;
+    history_free(h);
+    h->past = next;
     return 0;
 out:
     tensor_free(&next);
     return rc;
+}
+
+static const tensor *frames_or_null(const tensor *t)
+{
+    return t->data ? t : NULL;
 }
 
 static int like(tensor *out, const tensor *x, int64_t T, int64_t H, int64_t W, int64_t C, err *e)
@@ -155,36 +197,35 @@ static int like(tensor *out, const tensor *x, int64_t T, int64_t H, int64_t W, i
     return TENSOR_NEW(out, x->be, x->dtype, e, T, H, W, C);
 }
 
-/* 3x3x3 causal convolution with history, stride 1 */
-static int cached_conv(tensor *out, const tensor *x, const vae_conv *c, tensor *past, const tensor *residual, err *e)
+/* 3x3x3 causal convolution with history, stride 1. Takes x if it owns its memory. */
+static int cached_conv(tensor *out, dtype type, tensor *x, const vae_conv *c, history *h, const tensor *residual, err *e)
 {
     int rc = 0;
-    TRY(like(out, x, x->shape[0], x->shape[1], x->shape[2], c->w.shape[0], e));
-    conv_args a = { .out = out, .x = x, .past = past->data ? past : NULL, .w = &c->w, .bias = &c->b, .residual = residual,
-                    .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1 };
+    TRY(TENSOR_NEW(out, x->be, type, e, x->shape[0], x->shape[1], x->shape[2], c->w.shape[0]));
+    conv_args a = { .out = out, .x = x, .past = frames_or_null(&h->past), .before = frames_or_null(&h->before), .w = &c->w, .bias = &c->b,
+                    .residual = residual, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1 };
     TRY(op_conv(&a, e));
-    TRY(remember(past, x, 2, e));
+    TRY(remember(h, x, 2, e));
 out:
     return rc;
 }
 
 /* Each layer replaces *x, which it owns. */
 
-static int run_res(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+static int run_res(const vae_layer *y, history *past, tensor *x, err *e)
 {
     int rc = 0;
     tensor h = { 0 }, g = { 0 }, skip = { 0 }, out = { 0 };
-    (void)s;
     TRY(like(&h, x, x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
     TRY(op_pixel_norm(&h, x, &y->norm1, ACT_SILU, e));
-    TRY(cached_conv(&g, &h, &y->conv1, &past[0], NULL, e));
+    TRY(cached_conv(&g, x->dtype, &h, &y->conv1, &past[0], NULL, e));
     tensor_free(&h);
     TRY(op_pixel_norm(&g, &g, &y->norm2, ACT_SILU, e));
     if (y->has_shortcut) {
         TRY(like(&skip, x, x->shape[0], x->shape[1], x->shape[2], y->shortcut.w.shape[0], e));
         TRY(op_linear(&skip, x, &y->shortcut.w, &y->shortcut.b, ACT_NONE, e));
     }
-    TRY(cached_conv(&out, &g, &y->conv2, &past[1], y->has_shortcut ? &skip : x, e));
+    TRY(cached_conv(&out, x->dtype, &g, &y->conv2, &past[1], y->has_shortcut ? &skip : x, e));
     tensor_free(x);
     *x = out;
     out = (tensor){ 0 };
@@ -234,18 +275,18 @@ out:
     return rc;
 }
 
-static int run_up(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+static int run_up(const vae_stream *s, const vae_layer *y, history *past, tensor *x, err *e)
 {
     int rc = 0;
     tensor t = { 0 }, d = { 0 }, out = { 0 };
     /* The first latent frame skips the temporal convolution and is not part of its history (the "Rep" rule, vae.py:101-137). */
     if (y->temporal && s->chunks > 0) {
         TRY(like(&t, x, x->shape[0], x->shape[1], x->shape[2], y->conv2.w.shape[0], e));
-        conv_args a = { .out = &t, .x = x, .past = past[0].data ? &past[0] : NULL, .w = &y->conv2.w, .bias = &y->conv2.b,
-                        .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1 };
+        conv_args a = { .out = &t, .x = x, .past = frames_or_null(&past->past), .before = frames_or_null(&past->before), .w = &y->conv2.w,
+                        .bias = &y->conv2.b, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1 };
         TRY(op_conv(&a, e));
-        TRY(remember(&past[0], x, 2, e));
         TRY(like(&d, x, 2 * x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
+        TRY(remember(past, x, 2, e));
         TRY(op_time_interleave(&d, &t, e));
         tensor_free(&t);
         tensor_free(x);
@@ -266,7 +307,7 @@ out:
     return rc;
 }
 
-static int run_down(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, err *e)
+static int run_down(const vae_stream *s, const vae_layer *y, history *past, tensor *x, err *e)
 {
     int rc = 0;
     tensor h = { 0 }, out = { 0 };
@@ -280,11 +321,12 @@ static int run_down(vae_stream *s, const vae_layer *y, tensor *past, tensor *x, 
     if (y->temporal) {
         if (s->chunks > 0) {      /* the last frame of the chunk before, then this one: 5 -> 2, 3 -> 1 */
             TRY(like(&out, x, x->shape[0] / 2, x->shape[1], x->shape[2], x->shape[3], e));
-            conv_args b = { .out = &out, .x = x, .past = &past[0], .w = &y->conv2.w, .bias = &y->conv2.b, .n_past = 1,
+            conv_args b = { .out = &out, .x = x, .past = &past->past, .w = &y->conv2.w, .bias = &y->conv2.b, .n_past = 1,
                             .stride_t = 2, .stride_h = 1, .stride_w = 1 };
             TRY(op_conv(&b, e));
         }
-        TRY(remember(&past[0], x, 1, e));
+        tensor last = tensor_rows(x, x->shape[0] - 1, 1);      /* a view: the first chunk's x goes on */
+        TRY(remember(past, &last, 1, e));
         if (out.data) {
             tensor_free(x);
             *x = out;
@@ -297,28 +339,98 @@ out:
     return rc;
 }
 
-/* x [T, H, W, C] borrowed -> *out, owned by the caller */
-static int run_side(vae_stream *s, const tensor *x, tensor *out, err *e)
+static int run_layers(vae_stream *s, int first, int end, tensor *y, err *e)
 {
     int rc = 0;
-    const vae_side *side = s->side;
-    tensor y = { 0 };
-    *out = (tensor){ 0 };
-    TRY(cached_conv(&y, x, &side->conv_in, &s->past_in, NULL, e));
-    for (int i = 0; i < side->n_layers; i++) {
-        const vae_layer *l = &side->layers[i];
+    for (int i = first; i < end && !rc; i++) {
+        const vae_layer *l = &s->side->layers[i];
         switch (l->kind) {
-        case VAE_RES: TRY(run_res(s, l, s->past[i], &y, e)); break;
-        case VAE_ATTN: TRY(run_attn(l, &y, e)); break;
-        case VAE_UP: TRY(run_up(s, l, s->past[i], &y, e)); break;
-        case VAE_DOWN: TRY(run_down(s, l, s->past[i], &y, e)); break;
+        case VAE_RES: rc = run_res(l, s->past[i], y, e); break;
+        case VAE_ATTN: rc = run_attn(l, y, e); break;
+        case VAE_UP: rc = run_up(s, l, s->past[i], y, e); break;
+        case VAE_DOWN: rc = run_down(s, l, s->past[i], y, e); break;
         }
     }
-    TRY(op_pixel_norm(&y, &y, &side->norm_out, ACT_SILU, e));
-    TRY(cached_conv(out, &y, &side->conv_out, &s->past_out, NULL, e));
+    return rc;
+}
+
+static int run_head(vae_stream *s, const tensor *x, int end, tensor *y, err *e)
+{
+    tensor view = tensor_rows(x, 0, x->shape[0]);
+    int rc = cached_conv(y, s->v->type, &view, &s->side->conv_in, &s->past_in, NULL, e);
+    return rc ? rc : run_layers(s, 0, end, y, e);
+}
+
+static int run_tail(vae_stream *s, int first, tensor *y, tensor *out, err *e)
+{
+    int rc = run_layers(s, first, s->side->n_layers, y, e);
+    tensor h = { 0 };
+    if (!rc && y->owner)
+        rc = op_pixel_norm(y, y, &s->side->norm_out, ACT_SILU, e);
+    else if (!rc && !(rc = like(&h, y, y->shape[0], y->shape[1], y->shape[2], y->shape[3], e))) {
+        rc = op_pixel_norm(&h, y, &s->side->norm_out, ACT_SILU, e);
+        *y = h;
+    }
+    return rc ? rc : cached_conv(out, DT_F32, y, &s->side->conv_out, &s->past_out, NULL, e);
+}
+
+/* Copies the result of frame t to its place in *all, which is made with the first. */
+static int join(tensor *all, const tensor *one, int64_t t, int64_t n, err *e)
+{
+    int rc = all->data ? 0 : TENSOR_NEW(all, one->be, one->dtype, e, n, one->shape[1], one->shape[2], one->shape[3]);
+    tensor dst = tensor_rows(all, t, 1);
+    return rc ? rc : op_copy(&dst, one, e);
+}
+
+/* Layers [*first, *end) see each frame and its history, never a change of frame rate, so that frames can go through one at a time:
+ * behind the decoder's last temporal layer, before the encoder's first. In f32 chunks stay whole: products in cuBLAS and OpenBLAS
+ * may round differently with another number of rows, and exact results are compared with older ones. */
+static void single_frames(const vae_stream *s, int *first, int *end)
+{
+    const vae_side *side = s->side;
+    *first = *end = s->decoding ? side->n_layers : 0;
+    if (s->v->type == DT_F32)
+        return;
+    for (int i = side->n_layers - 1; s->decoding && i >= 0 && !(side->layers[i].kind == VAE_UP && side->layers[i].temporal) && side->layers[i].kind != VAE_ATTN; i--)
+        *first = i;
+    for (int i = 0; !s->decoding && i < side->n_layers && !(side->layers[i].kind == VAE_DOWN && side->layers[i].temporal) && side->layers[i].kind != VAE_ATTN; i++)
+        *end = i + 1;
+}
+
+/* x [T, H, W, C] borrowed -> *out f32, owned by the caller */
+static int run_side(vae_stream *s, const tensor *x, tensor *out, err *e)
+{
+    int rc = 0, first, end;
+    tensor y = { 0 }, one = { 0 }, made = { 0 };
+    *out = (tensor){ 0 };
+    single_frames(s, &first, &end);
+    if (!s->decoding && end > 0) {
+        for (int64_t t = 0; t < x->shape[0]; t++) {
+            tensor frame = tensor_rows(x, t, 1);
+            TRY(run_head(s, &frame, end, &one, e));
+            TRY(join(&y, &one, t, x->shape[0], e));
+            tensor_free(&one);
+        }
+    } else {
+        end = first;
+        TRY(run_head(s, x, end, &y, e));
+    }
+    if (s->decoding && first < s->side->n_layers) {
+        for (int64_t t = 0; t < y.shape[0]; t++) {
+            one = tensor_rows(&y, t, 1);
+            TRY(run_tail(s, first, &one, &made, e));
+            TRY(join(out, &made, t, y.shape[0], e));
+            tensor_free(&one);
+            tensor_free(&made);
+        }
+    } else {
+        TRY(run_tail(s, end, &y, out, e));
+    }
     s->chunks++;
 out:
     tensor_free(&y);
+    tensor_free(&one);
+    tensor_free(&made);
     if (rc)
         tensor_free(out);
     return rc;
@@ -329,17 +441,25 @@ out:
 int vae_decode_begin(vae *v, const tensor *latents, tensor *out, err *e)
 {
     int rc = 0;
-    tensor z = { 0 };
+    tensor z = { 0 }, exact = { 0 };
     *out = (tensor){ 0 };
     if (latents->ndim != 4 || latents->shape[0] != v->cfg.z_dim)
         return ERR(e, ERR_SHAPE, "the VAE decodes latents of %d channels, got %lld", v->cfg.z_dim, (long long)latents->shape[0]);
     int64_t F = latents->shape[1], h = latents->shape[2], w = latents->shape[3];
     TRY(TENSOR_NEW(&z, v->be, DT_F32, e, F, h, w, v->cfg.z_dim));
     TRY(op_to_channels_last(&z, latents, v->inv_std, v->mean, e));      /* z / (1/std) + mean (vae.py:544-551) */
-    TRY(TENSOR_NEW(out, v->be, DT_F32, e, F, h, w, v->cfg.z_dim));
-    TRY(op_linear(out, &z, &v->post_quant.w, &v->post_quant.b, ACT_NONE, e));
+    TRY(TENSOR_NEW(&exact, v->be, DT_F32, e, F, h, w, v->cfg.z_dim));
+    TRY(op_linear(&exact, &z, &v->post_quant.w, &v->post_quant.b, ACT_NONE, e));
+    if (v->type == DT_F32) {
+        *out = exact;
+        exact = (tensor){ 0 };
+    } else {
+        TRY(TENSOR_NEW(out, v->be, v->type, e, F, h, w, v->cfg.z_dim));
+        TRY(op_cast(out, &exact, e));
+    }
 out:
     tensor_free(&z);
+    tensor_free(&exact);
     if (rc)
         tensor_free(out);
     return rc;
@@ -350,41 +470,38 @@ int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, e
     return run_side(s, latent_frame, frames, e);
 }
 
+/* waits for the pictures of a chunk and hands them out */
+static int hand_out(rgb_frames *r, int64_t *index, frame_fn fn, void *user, err *e)
+{
+    int rc = op_rgb_wait(r, e);
+    for (int64_t t = 0; t < r->frames && !rc; t++) {
+        if (r->nan[t])
+            return ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", *index);
+        rc = fn((*index)++, (int)r->width, (int)r->height, r->rgb + t * r->height * r->width * 3, user, e);
+    }
+    return rc;
+}
+
+/* While a chunk is computed, the pictures of the one before travel to the host and are handed out. */
 int vae_decode_rgb(vae_stream *s, const tensor *latents, int64_t *index, frame_fn fn, void *user, err *e)
 {
     int rc = 0;
+    int64_t F = latents->shape[1];
     tensor z = { 0 }, frames = { 0 };
-    float *host = NULL;
-    uint8_t *rgb = NULL;
     TRY(vae_decode_begin(s->v, latents, &z, e));
-    for (int64_t f = 0; f < latents->shape[1]; f++) {
-        tensor one = tensor_rows(&z, f, 1);
-        TRY(vae_decode_next(s, &one, &frames, e));
-        int64_t size = frames.shape[1] * frames.shape[2] * 3;
-        if (!host && (!(host = malloc((size_t)(size * VAE_TIME) * sizeof *host)) || !(rgb = malloc((size_t)size)))) {
-            rc = ERR(e, ERR_MEMORY, "no host memory for frames of %" PRId64 " x %" PRId64, frames.shape[2], frames.shape[1]);
-            goto out;
+    for (int64_t f = 0; f <= F; f++) {
+        if (f < F) {
+            tensor one = tensor_rows(&z, f, 1);
+            TRY(vae_decode_next(s, &one, &frames, e));
+            TRY(op_rgb_begin(&s->rgb[f % 2], &frames, e));
+            tensor_free(&frames);
         }
-        TRY(op_download_f32(host, &frames, e));
-        for (int64_t t = 0; t < frames.shape[0]; t++) {
-            for (int64_t i = 0; i < size; i++) {
-                float v = host[t * size + i];
-                if (isnan(v)) {
-                    rc = ERR(e, ERR_NAN, "the VAE gave NaN in frame %" PRId64 "; the VAE file or the latents are damaged", *index);
-                    goto out;
-                }
-                v = v < -1 ? -1 : v > 1 ? 1 : v;
-                rgb[i] = (uint8_t)((v + 1) / 2 * 255);      /* truncation, as upstream's videos (utils.py:23-61) */
-            }
-            TRY(fn((*index)++, (int)frames.shape[2], (int)frames.shape[1], rgb, user, e));
-        }
-        tensor_free(&frames);
+        if (f > 0)
+            TRY(hand_out(&s->rgb[(f - 1) % 2], index, fn, user, e));
     }
 out:
     tensor_free(&z);
     tensor_free(&frames);
-    free(host);
-    free(rgb);
     return rc;
 }
 
@@ -425,7 +542,7 @@ int vae_encode(vae *v, const tensor *video, tensor *latents, err *e)
     if (video->ndim != 4 || video->shape[0] != 3 || F % VAE_TIME != 1 || H % VAE_SPACE || W % VAE_SPACE)
         return ERR(e, ERR_SHAPE, "the VAE encodes 3 channels of 4n+1 frames with height and width in multiples of 8, got %lld x %lld x %lld x %lld",
                    (long long)video->shape[0], (long long)F, (long long)H, (long long)W);
-    TRY(TENSOR_NEW(&pixels, v->be, DT_F32, e, F, H, W, 3));
+    TRY(TENSOR_NEW(&pixels, v->be, v->type, e, F, H, W, 3));
     TRY(op_to_channels_last(&pixels, video, NULL, NULL, e));
     TRY(TENSOR_NEW(&moments, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
     TRY(TENSOR_NEW(&quant, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));

@@ -11,6 +11,7 @@ typedef struct {
     ckpt_want *want;
     err *e;
     int rc;
+    dtype type;      /* what the convolutions' weights are held in; biases and gammas are F32 */
 } loader;
 
 static void fail(loader *l, int rc)
@@ -48,8 +49,8 @@ static void conv_of(loader *l, vae_conv *out, int cout, int cin, int kt, int kh,
             for (int64_t i = 0; i < cin; i++)
                 for (int64_t k = 0; k < taps; k++)
                     ours[(o * taps + k) * cin + i] = file[(o * cin + i) * taps + k];
-        int rc = taps == 1 ? TENSOR_NEW(&out->w, l->v->be, DT_F32, l->e, cout, cin)
-                           : TENSOR_NEW(&out->w, l->v->be, DT_F32, l->e, cout, kt, kh, kw, cin);
+        int rc = taps == 1 ? TENSOR_NEW(&out->w, l->v->be, l->type, l->e, cout, cin)
+                           : TENSOR_NEW(&out->w, l->v->be, l->type, l->e, cout, kt, kh, kw, cin);
         fail(l, rc);
         if (!rc)
             fail(l, op_upload_f32(&out->w, ours, l->e));
@@ -94,7 +95,7 @@ static void attn_layer(loader *l, vae_side *s, int c, const char *name)
     conv_of(l, &qkv, 3 * c, c, 1, 1, 1, 2, full);
     for (int i = 0; i < 3 && qkv.w.data && qkv.b.data && !l->rc; i++) {
         tensor w = tensor_rows(&qkv.w, (int64_t)i * c, c), b = tensor_rows(&qkv.b, (int64_t)i * c, c);
-        int rc = TENSOR_NEW(&part[i]->w, l->v->be, DT_F32, l->e, c, c);
+        int rc = TENSOR_NEW(&part[i]->w, l->v->be, l->type, l->e, c, c);
         if (!rc)
             rc = TENSOR_NEW(&part[i]->b, l->v->be, DT_F32, l->e, c);
         if (!rc)
@@ -179,7 +180,7 @@ static void decoder(loader *l, vae_side *s, const vae_config *c)
 
 int vae_weights_load(vae *v, const ckpt *c, err *e)
 {
-    loader l = { .v = v, .e = e };
+    loader l = { .v = v, .e = e, .type = v->type };
     int layers = 4 * (v->cfg.num_res_blocks + 1) + 3 + 3;
     if (layers > VAE_MAX_LAYERS)
         return ERR(e, ERR_SHAPE, "%s: a VAE with %d residual blocks a stage is not supported", ckpt_path(c), v->cfg.num_res_blocks);
@@ -188,6 +189,7 @@ int vae_weights_load(vae *v, const ckpt *c, err *e)
         return rc;
     encoder(&l, &v->encoder, &v->cfg);
     decoder(&l, &v->decoder, &v->cfg);
+    l.type = DT_F32;      /* a few kilobytes next to the latents, which are F32 */
     conv_of(&l, &v->quant, 2 * v->cfg.z_dim, 2 * v->cfg.z_dim, 1, 1, 1, 3, "conv1");
     conv_of(&l, &v->post_quant, v->cfg.z_dim, v->cfg.z_dim, 1, 1, 1, 3, "conv2");
     rc = ckpt_want_finish(l.want, true, l.rc ? NULL : e);

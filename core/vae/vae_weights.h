@@ -28,9 +28,9 @@ typedef struct vae_side {             /* encoder or decoder */
 struct vae {
     backend *be;
     vae_config cfg;
-    const precision *prec;
+    dtype type;                       /* of frames and convolution weights: F32 or BF16 */
     vae_side encoder, decoder;
-    vae_conv quant, post_quant;       /* conv1 [2z, 2z], conv2 [z, z]: 1x1x1 */
+    vae_conv quant, post_quant;       /* conv1 [2z, 2z], conv2 [z, z]: 1x1x1, always F32 */
     float mean[64], inv_std[64];
 };
 
