@@ -20,13 +20,16 @@
 #include "core/cuda/attention_work.h"
 #include "core/cuda/hopper.cuh"
 
+enum { WORD_LAST = 1 << 16, WORD_END = 1 << 17 };      /* the piece's last block; no more blocks; below: how many keys are in the block */
 enum { HEAD = 128, ROWS = 64, CONSUMERS = 2, BM = ROWS * CONSUMERS, ATTN_THREADS = 128 * (CONSUMERS + 1) };
 
-/* Shared memory: Q (QS tiles; O is staged in the tile it came from), KVS blocks of K, KVS of V, barriers. */
+/* Shared memory: Q (QS tiles; O is staged in the tile it came from), KVS blocks of K, KVS of V, barriers; what the producer tells the
+ * consumers: the last two pieces (q_begin, q_end, head, slot) and a word for every block of keys. */
 template <int BN, int KVS, int QS> struct attn_layout {
     static constexpr int q_bytes = BM * HEAD * 2, kv_bytes = BN * HEAD * 2;
     static constexpr int k_at = QS * q_bytes, v_at = k_at + KVS * kv_bytes, bar_at = v_at + KVS * kv_bytes;
-    static constexpr int n_bars = 2 * QS + 4 * KVS, bytes = bar_at + n_bars * 8;
+    static constexpr int n_bars = 2 * QS + 4 * KVS, item_at = (bar_at + n_bars * 8 + 15) / 16 * 16, word_at = item_at + 2 * 16,
+                         bytes = word_at + KVS * 4;
 };
 
 struct attn_maps {
@@ -47,45 +50,63 @@ struct attn_params {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-/* Walks the key blocks of an item. The next range is read ahead, its latency hides behind a range's work. */
+/* Walks the key blocks of an item. */
 template <int BN> struct key_walk {
-    const attn_key_range *next;
-    int from, end, map, next_begin, next_end, next_map;
-    __device__ __forceinline__ void look_ahead()
+    const attn_key_range *at;
+    int from, end, map;
+    __device__ __forceinline__ void read()
     {
-        int4 r = __ldg((const int4 *)next);
-        next_begin = r.x;
-        next_end = r.y;
-        next_map = r.z;
-        next++;
+        int4 r = __ldg((const int4 *)at);
+        from = r.x;
+        end = r.y;
+        map = r.z;
     }
     __device__ __forceinline__ void start(const attn_key_range *ranges, const attn_item &item)
     {
-        int4 r = __ldg((const int4 *)(ranges + item.range));
+        at = ranges + item.range;
+        read();
         from = item.from;
-        end = r.y;
-        map = r.z;
-        next = ranges + item.range + 1;
-        look_ahead();
     }
     __device__ __forceinline__ void step()
     {
         from += BN;
         if (from >= end) {
-            from = next_begin;
-            end = next_end;
-            map = next_map;
-            look_ahead();
+            at++;
+            read();
         }
     }
 };
 
-__device__ static __forceinline__ attn_item item_at(const attn_item *items, int64_t i)
+__device__ static __forceinline__ attn_item item_at(const attn_item *items, int i)
 {
     union { int4 v[2]; attn_item item; } u;
     u.v[0] = __ldg((const int4 *)(items + i));
     u.v[1] = __ldg((const int4 *)(items + i) + 1);
     return u.item;
+}
+
+__device__ static __forceinline__ void store_shared(uint32_t at, int v)
+{
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
+}
+
+__device__ static __forceinline__ void store_shared(uint32_t at, int4 v)
+{
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ static __forceinline__ int load_shared(uint32_t at)
+{
+    int v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static __forceinline__ int4 load_shared4(uint32_t at)
+{
+    int4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
 }
 
 __device__ static __forceinline__ uint64_t desc_at(uint32_t low, int bytes)
@@ -102,7 +123,7 @@ __device__ static __forceinline__ uint32_t desc_low(uint32_t address, int lbo)
 struct row_state { float m0, m1, l0, l1, a0, a1; };      /* rows g and g + 8: maximum (base 2), sum over this lane's columns, factor for O */
 
 /* Scores to probabilities in place. Returns whether O is to be rescaled by a0, a1. */
-template <int N, bool FIRST> __device__ static __forceinline__ bool softmax(float (&s)[N], row_state &r, float c, int keys, int q)
+template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], row_state &r, float c, int keys, int q)
 {
     constexpr int BN = 2 * N;
     if (keys < BN) {
@@ -129,29 +150,20 @@ template <int N, bool FIRST> __device__ static __forceinline__ bool softmax(floa
     }
     t0 = fmaxf(t0, u0) * c;
     t1 = fmaxf(t1, u1) * c;
-    bool grows = false;
-    if (FIRST) {
+    bool grows = __any_sync(0xffffffffu, t0 > r.m0 + 8.0f || t1 > r.m1 + 8.0f);      /* always in a piece's first block */
+    if (grows) {
         t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 1));
         t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 1));
-        r.m0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 2));
-        r.m1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 2));
-        r.l0 = r.l1 = 0;
-    } else {
-        grows = __any_sync(0xffffffffu, t0 > r.m0 + 8.0f || t1 > r.m1 + 8.0f);
-        if (grows) {
-            t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 1));
-            t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 1));
-            t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 2));
-            t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 2));
-            t0 = t0 > r.m0 + 8.0f ? t0 : r.m0;
-            t1 = t1 > r.m1 + 8.0f ? t1 : r.m1;
-            r.a0 = exp2_fast(r.m0 - t0);
-            r.a1 = exp2_fast(r.m1 - t1);
-            r.l0 *= r.a0;
-            r.l1 *= r.a1;
-            r.m0 = t0;
-            r.m1 = t1;
-        }
+        t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 2));
+        t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 2));
+        t0 = t0 > r.m0 + 8.0f ? t0 : r.m0;
+        t1 = t1 > r.m1 + 8.0f ? t1 : r.m1;
+        r.a0 = exp2_fast(r.m0 - t0);
+        r.a1 = exp2_fast(r.m1 - t1);
+        r.l0 *= r.a0;
+        r.l1 *= r.a1;
+        r.m0 = t0;
+        r.m1 = t1;
     }
     float n0 = -r.m0, n1 = -r.m1;
 #pragma unroll
@@ -220,7 +232,7 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             asm volatile("trap;");
         for (int i = 0; i < QS; i++) {
             mbar_init(q_full + 8 * i, 1);
-            mbar_init(q_empty + 8 * i, CONSUMERS);
+            mbar_init(q_empty + 8 * i, QS > 1 ? CONSUMERS : CONSUMERS * 4);
         }
         for (int i = 0; i < KVS; i++) {
             mbar_init(k_full + 8 * i, 1);
@@ -242,47 +254,54 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             tma_prefetch_map(&maps.q);
             tma_prefetch_map(&maps.k);
             tma_prefetch_map(&maps.v[0]);
-            for (int64_t turn = 0;; turn++) {
+            auto load = [&](const CUtensorMap *map, uint32_t dst, uint32_t bar, int from, int head) {
+                mbar_expect(bar, L::kv_bytes);
+                if (CL > 1)
+                    tma_multicast_4d(dst + rank * (BN * 128), map, bar, (1 << CL) - 1, 0, from, rank, head, L2_EVICT_LAST);
+                else
+                    tma_load_4d(dst, map, bar, 0, from, 0, head, L2_EVICT_LAST);
+            };
+            int v_from = 0, v_map = 0, v_head = -1;      /* values follow their keys by one block, also from one item to the next */
+            auto load_v = [&]() {
+                mbar_wait(v_empty + 8 * vr.slot, vr.parity);
+                load(&maps.v[v_map], base + L::v_at + vr.slot * L::kv_bytes, v_full + 8 * vr.slot, v_from, v_head);
+                vr.step();
+            };
+            for (int turn = 0;; turn++) {
                 attn_item item = item_at(p.items, turn * workers + worker);
                 if (!item.n_blocks)
                     break;
                 key_walk<BN> walk;
                 walk.start(p.ranges, item);
-                int v_from = 0, v_map = 0;
-                for (int j = 0; j <= item.n_blocks; j++) {
-                    if (j < item.n_blocks) {
-                        uint32_t dst = base + L::k_at + kr.slot * L::kv_bytes, bar = k_full + 8 * kr.slot;
-                        mbar_wait(k_empty + 8 * kr.slot, kr.parity);
-                        mbar_expect(bar, L::kv_bytes);
-                        if (CL > 1)
-                            tma_multicast_4d(dst + rank * (BN * 128), &maps.k, bar, (1 << CL) - 1, 0, walk.from, rank, item.head, L2_EVICT_LAST);
-                        else
-                            tma_load_4d(dst, &maps.k, bar, 0, walk.from, 0, item.head, L2_EVICT_LAST);
-                        kr.step();
-                    }
+                for (int j = 0; j < item.n_blocks; j++) {
+                    mbar_wait(k_empty + 8 * kr.slot, kr.parity);
+                    int keys = walk.end - walk.from;
+                    store_shared(base + L::word_at + 4 * kr.slot, (keys < BN ? keys : BN) | (j + 1 == item.n_blocks ? WORD_LAST : 0));
+                    load(&maps.k, base + L::k_at + kr.slot * L::kv_bytes, k_full + 8 * kr.slot, walk.from, item.head);
+                    kr.step();
+                    if (v_head >= 0)
+                        load_v();
                     if (j == 0) {
                         uint32_t dst = base + qr.slot * L::q_bytes, bar = q_full + 8 * qr.slot;
                         mbar_wait(q_empty + 8 * qr.slot, qr.parity);
+                        store_shared(base + L::item_at + (turn & 1) * 16, make_int4(item.q_begin, item.q_end, item.head, item.slot));
                         mbar_expect(bar, L::q_bytes);
                         for (int w = 0; w < CONSUMERS; w++)
                             tma_load_4d(dst + w * (ROWS * HEAD * 2), &maps.q, bar, 0, item.q_begin + rank * BM + w * ROWS, 0, item.head, L2_EVICT_FIRST);
                         qr.step();
-                    } else {
-                        uint32_t dst = base + L::v_at + vr.slot * L::kv_bytes, bar = v_full + 8 * vr.slot;
-                        mbar_wait(v_empty + 8 * vr.slot, vr.parity);
-                        mbar_expect(bar, L::kv_bytes);
-                        if (CL > 1)
-                            tma_multicast_4d(dst + rank * (BN * 128), &maps.v[v_map], bar, (1 << CL) - 1, 0, v_from, rank, item.head, L2_EVICT_LAST);
-                        else
-                            tma_load_4d(dst, &maps.v[v_map], bar, 0, v_from, 0, item.head, L2_EVICT_LAST);
-                        vr.step();
                     }
                     v_from = walk.from;
                     v_map = walk.map;
+                    v_head = item.head;
                     if (j + 1 < item.n_blocks)
                         walk.step();
                 }
             }
+            mbar_wait(k_empty + 8 * kr.slot, kr.parity);
+            store_shared(base + L::word_at + 4 * kr.slot, WORD_END);
+            mbar_arrive(k_full + 8 * kr.slot);
+            if (v_head >= 0)
+                load_v();
         }
         __syncwarp();
     } else {
@@ -305,77 +324,20 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 mbar_arrive(bar);
             }
         };
-        if (w == 1)
-            named_arrive(1, 256);
-        attn_item item = item_at(p.items, worker);
-        for (int64_t turn = 1; item.n_blocks; turn++) {
-            const attn_item next = item_at(p.items, turn * workers + worker);
-            const uint32_t q_here = q_low + qr.slot * (L::q_bytes >> 4);
-            key_walk<BN> walk;
-            walk.start(p.ranges, item);
-            mbar_wait(q_full + 8 * qr.slot, qr.parity);
-            mbar_wait(k_full + 8 * kr.slot, kr.parity);
-            wgmma_fence();
-            scores<BN>(s, q_here, k_low + kr.slot * (L::kv_bytes >> 4));
-            wgmma_commit();
-            wgmma_wait<0>();
-            wgmma_pin(s);
-            release(k_empty + 8 * kr.slot);
-            kr.step();
-            softmax<BN / 2, true>(s, r, p.c, walk.end - walk.from, q);
-            pack(pr, s);
+        auto free_stage = [&]() {
             if (QS > 1 && unread >= 0) {
                 tma_store_wait_read<0>();
                 mbar_arrive(q_empty + 8 * unread);
                 unread = -1;
             }
-            for (int j = 1; j < item.n_blocks; j++) {
-                walk.step();
-                mbar_wait(k_full + 8 * kr.slot, kr.parity);
-                named_sync(1 + w, 256);
-                wgmma_fence();
-                scores<BN>(s, q_here, k_low + kr.slot * (L::kv_bytes >> 4));
-                wgmma_commit();
-                mbar_wait(v_full + 8 * vr.slot, vr.parity);
-                wgmma_fence();
-                products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), j > 1);
-                wgmma_commit();
-                named_arrive(2 - w, 256);
-                wgmma_wait<1>();
-                wgmma_pin(s);
-                release(k_empty + 8 * kr.slot);
-                kr.step();
-                bool grows = softmax<BN / 2, false>(s, r, p.c, walk.end - walk.from, q);
-                while (r.l0 + r.l1 < 0)      /* never; it depends on every exponential and keeps ptxas from moving them behind the wait */
-                    r.l0 = -r.l0;
-                wgmma_wait<0>();
-                wgmma_pin(o);
-                release(v_empty + 8 * vr.slot);
-                vr.step();
-                pack(pr, s);
-                if (grows) {
-#pragma unroll
-                    for (int i = 0; i < HEAD / 8; i++) {
-                        o[4 * i] *= r.a0;
-                        o[4 * i + 1] *= r.a0;
-                        o[4 * i + 2] *= r.a1;
-                        o[4 * i + 3] *= r.a1;
-                    }
-                }
-            }
-            mbar_wait(v_full + 8 * vr.slot, vr.parity);
-            wgmma_fence();
-            products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), item.n_blocks > 1);
-            wgmma_commit();
-            r.l0 += __shfl_xor_sync(0xffffffffu, r.l0, 1);
-            r.l1 += __shfl_xor_sync(0xffffffffu, r.l1, 1);
-            r.l0 += __shfl_xor_sync(0xffffffffu, r.l0, 2);
-            r.l1 += __shfl_xor_sync(0xffffffffu, r.l1, 2);
-            wgmma_wait<0>();
-            wgmma_pin(o);
-            release(v_empty + 8 * vr.slot);
-            vr.step();
-
+        };
+        /* what O, m and l of a piece become, once complete; q_slot: where its queries are */
+        auto finish = [&](int4 told, int q_slot, float m0, float m1, float l0, float l1) {
+            const struct { int q_begin, q_end, head, slot; } item = { told.x, told.y, told.z, told.w };
+            l0 += __shfl_xor_sync(0xffffffffu, l0, 1);
+            l1 += __shfl_xor_sync(0xffffffffu, l1, 1);
+            l0 += __shfl_xor_sync(0xffffffffu, l0, 2);
+            l1 += __shfl_xor_sync(0xffffffffu, l1, 2);
             const int row0 = item.q_begin + rank * BM + w * ROWS, mine = row0 + warp * 16 + g;      /* and mine + 8 */
             bool staged = false;
             if (item.slot >= 0) {
@@ -387,11 +349,11 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                     *(float2 *)(part + 8 * HEAD + 8 * i) = make_float2(o[4 * i + 2], o[4 * i + 3]);
                 }
                 if (q == 0) {
-                    *(float2 *)(p.part_ml + 2 * at) = make_float2(r.m0, r.l0);
-                    *(float2 *)(p.part_ml + 2 * (at + 8)) = make_float2(r.m1, r.l1);
+                    *(float2 *)(p.part_ml + 2 * at) = make_float2(m0, l0);
+                    *(float2 *)(p.part_ml + 2 * (at + 8)) = make_float2(m1, l1);
                 }
             } else {
-                float i0 = 1.0f / r.l0, i1 = 1.0f / r.l1;
+                float i0 = 1.0f / l0, i1 = 1.0f / l1;
 #pragma unroll
                 for (int i = 0; i < HEAD / 8; i++) {
                     o[4 * i] *= i0;
@@ -402,12 +364,12 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 if (q == 0 && p.lse) {
                     float *lse = p.lse + item.head * p.n_q;
                     if (mine < item.q_end)
-                        lse[mine] = r.m0 * 0.6931471805599453f + logf(r.l0);
+                        lse[mine] = m0 * 0.6931471805599453f + logf(l0);
                     if (mine + 8 < item.q_end)
-                        lse[mine + 8] = r.m1 * 0.6931471805599453f + logf(r.l1);
+                        lse[mine + 8] = m1 * 0.6931471805599453f + logf(l1);
                 }
-                if (row0 + ROWS <= item.q_end) {
-                    const uint32_t stage = base + qr.slot * L::q_bytes + w * (ROWS * HEAD * 2);
+                if (QS > 1 && row0 + ROWS <= item.q_end) {
+                    const uint32_t stage = base + q_slot * L::q_bytes + w * (ROWS * HEAD * 2);
                     const uint32_t line = stage + (warp * 16 + (lane / 8 & 1) * 8 + lane % 8) * 128;
                     named_sync(3 + w, 128);      /* all four warps have read Q */
 #pragma unroll
@@ -422,12 +384,7 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                     if (tid == 0) {
                         tma_store_4d(&maps.o, stage, 0, row0, 0, item.head);
                         tma_store_commit();
-                        if (QS > 1) {
-                            unread = qr.slot;
-                        } else {
-                            tma_store_wait_read<0>();
-                            mbar_arrive(q_empty);
-                        }
+                        unread = q_slot;
                     }
                 } else {
                     __nv_bfloat16 *to = p.out + mine * p.width + item.head * HEAD + 2 * q;
@@ -440,13 +397,94 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                     }
                 }
             }
-            if (!staged) {
+            if (QS > 1 && !staged) {
                 named_sync(3 + w, 128);
                 if (tid == 0)
-                    mbar_arrive(q_empty + 8 * qr.slot);
+                    mbar_arrive(q_empty + 8 * q_slot);
             }
-            qr.step();
-            item = next;
+        };
+        if (w == 1)
+            named_arrive(1, 256);
+        mbar_wait(k_full, 0);
+        int word = load_shared(base + L::word_at);
+        if (!(word & WORD_END)) {
+            bool keep = false;      /* O holds earlier blocks of the piece that P belongs to */
+            int which = 0, q_slot;
+            mbar_wait(q_full, 0);
+            wgmma_fence();
+            scores<BN>(s, q_low, k_low);
+            wgmma_commit();
+            wgmma_wait<0>();
+            wgmma_pin(s);
+            release(k_empty);
+            kr.step();
+            r.m0 = r.m1 = -INFINITY;
+            r.l0 = r.l1 = 0;
+            softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+            pack(pr, s);
+            for (;;) {      /* P of one block and the keys of the next */
+                const bool ends = word & WORD_LAST;
+                q_slot = qr.slot;
+                mbar_wait(k_full + 8 * kr.slot, kr.parity);
+                word = load_shared(base + L::word_at + 4 * kr.slot);
+                if (word & WORD_END)
+                    break;
+                if (ends) {
+                    if (QS == 1 && lane == 0)
+                        mbar_arrive(q_empty);
+                    free_stage();
+                    qr.step();
+                    mbar_wait(q_full + 8 * qr.slot, qr.parity);
+                }
+                named_sync(1 + w, 256);
+                wgmma_fence();
+                scores<BN>(s, q_low + qr.slot * (L::q_bytes >> 4), k_low + kr.slot * (L::kv_bytes >> 4));
+                wgmma_commit();
+                mbar_wait(v_full + 8 * vr.slot, vr.parity);
+                wgmma_fence();
+                products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), keep);
+                wgmma_commit();
+                named_arrive(2 - w, 256);
+                wgmma_wait<1>();
+                wgmma_pin(s);
+                release(k_empty + 8 * kr.slot);
+                kr.step();
+                const float m0 = r.m0, m1 = r.m1, l0 = r.l0, l1 = r.l1;
+                if (ends) {
+                    r.m0 = r.m1 = -INFINITY;
+                    r.l0 = r.l1 = 0;
+                }
+                bool grows = softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+                while (r.l0 + r.l1 < 0)      /* never; it depends on every exponential and keeps ptxas from moving them behind the wait */
+                    r.l0 = -r.l0;
+                free_stage();
+                wgmma_wait<0>();
+                wgmma_pin(o);
+                release(v_empty + 8 * vr.slot);
+                vr.step();
+                pack(pr, s);
+                keep = !ends;
+                if (ends) {
+                    finish(load_shared4(base + L::item_at + 16 * which), q_slot, m0, m1, l0, l1);
+                    which ^= 1;
+                } else if (grows) {
+#pragma unroll
+                    for (int i = 0; i < HEAD / 8; i++) {
+                        o[4 * i] *= r.a0;
+                        o[4 * i + 1] *= r.a0;
+                        o[4 * i + 2] *= r.a1;
+                        o[4 * i + 3] *= r.a1;
+                    }
+                }
+            }
+            mbar_wait(v_full + 8 * vr.slot, vr.parity);
+            wgmma_fence();
+            products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), keep);
+            wgmma_commit();
+            wgmma_wait<0>();
+            wgmma_pin(o);
+            release(v_empty + 8 * vr.slot);
+            finish(load_shared4(base + L::item_at + 16 * which), q_slot, r.m0, r.m1, r.l0, r.l1);
         }
         if (tid == 0)
             tma_store_wait<0>();
@@ -558,7 +596,7 @@ static int work_of(backend *be, attn_work_cache **out, const attn_args *a, attn_
         free(key);
         return rc;
     }
-    size_t items = (size_t)w.n_turns * (size_t)w.n_workers * sizeof *w.items, ranges = ((size_t)w.n_ranges + 2) * sizeof *w.ranges,
+    size_t items = (size_t)w.n_turns * (size_t)w.n_workers * sizeof *w.items, ranges = (size_t)w.n_ranges * sizeof *w.ranges,
            splits = (size_t)w.n_splits * sizeof *w.splits;
     attn_work_cache *c = (attn_work_cache *)calloc(1, sizeof *c);
     char *host = (char *)malloc(items + ranges + splits);

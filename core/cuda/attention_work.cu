@@ -229,7 +229,7 @@ extern "C" int attn_work_build(attn_work *out, const attn_plan *plan, int64_t n_
         n += tiles_of(&j, s, tile_rows);
     n *= n_heads;
     out->n_ranges = j.first_range[j.n_segments];
-    out->ranges = (attn_key_range *)calloc((size_t)out->n_ranges + 2, sizeof *out->ranges);      /* two more: readers look one ahead */
+    out->ranges = (attn_key_range *)calloc((size_t)out->n_ranges + 1, sizeof *out->ranges);
     tiles = (tile *)calloc((size_t)n + 1, sizeof *tiles);
     load = (int64_t *)calloc((size_t)n_workers, sizeof *load);
     turn = (int *)calloc((size_t)n_workers, sizeof *turn);
