@@ -87,14 +87,23 @@ __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int rows, 
     int thread = threadIdx.x;
     asm volatile("" : "+r"(thread));      /* addresses are computed where they are used: kept, they would spill */
     if (WIDE || p.wide) {
+        constexpr int STEP = THREADS / CHUNKS;      /* rows a pass; a few threads are left over where CHUNKS is no power of two */
+        const int r0 = thread / CHUNKS, c = thread % CHUNKS * 8;
+        if (THREADS % CHUNKS && r0 >= STEP)
+            return;
+        const bool there = c < p.D;
+        const int64_t stride = STEP * p.width;
+        uint32_t at = shared_address(to + r0 * (DP + 8) + c);
+        from += there ? r0 * p.width + c : 0;
+        if (rows >= ROWS) {
 #pragma unroll
-        for (int i0 = 0; i0 < ROWS * CHUNKS; i0 += THREADS) {
-            int i = i0 + thread;
-            if (ROWS * CHUNKS % THREADS && i >= ROWS * CHUNKS)
-                break;
-            int r = i / CHUNKS, c = i % CHUNKS * 8;
-            bool there = r < rows && c < p.D;
-            copy_16(shared_address(to + r * (DP + 8) + c), there ? from + r * p.width + c : from, there);
+            for (int r = 0; r < ROWS; r += STEP, from += stride, at += STEP * (DP + 8) * sizeof(bf16))
+                if (ROWS % STEP == 0 || r + r0 < ROWS)
+                    copy_16(at, from, there);
+        } else {
+#pragma unroll 1
+            for (int r = r0; r < ROWS; r += STEP, from += stride, at += STEP * (DP + 8) * sizeof(bf16))
+                copy_16(at, r < rows ? from : p.q, there && r < rows);
         }
         return;
     }

@@ -23,7 +23,7 @@ struct probs_params {
     float *out;
     const void *q, *k;
     const float *lse;            /* given, or NULL */
-    double *own_lse;             /* [N, Lq] computed by denominators */
+    float2 *own_lse;             /* [N, Lq] computed by denominators: rounded, and what the rounding left */
     const word_group *groups;
     const int *word_begin, *columns;
     plan_dev plan;
@@ -53,6 +53,11 @@ __device__ __forceinline__ void put_16_bytes(float *to, const __nv_bfloat16 *fro
     uint4 v = *(const uint4 *)from;
     *(float4 *)to = make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
     *(float4 *)(to + 4) = make_float4(__uint_as_float(v.z << 16), __uint_as_float(v.z & 0xffff0000u), __uint_as_float(v.w << 16), __uint_as_float(v.w & 0xffff0000u));
+}
+
+__device__ __forceinline__ float2 lse_of(const probs_params &p, int64_t at)
+{
+    return p.lse ? make_float2(p.lse[at], 0.0f) : p.own_lse[at];
 }
 
 /* DEPTH values from column d0 of rows of one head, as f32; zeros beyond D. row(r) is the address of row r of the head, or NULL. */
@@ -117,7 +122,7 @@ __device__ __forceinline__ void add_products(float (&s)[4][4], const float *a, c
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS, 4) columns(const __grid_constant__ probs_params p)
+__global__ void __launch_bounds__(THREADS, 3) columns(const __grid_constant__ probs_params p)
 {
     __shared__ __align__(16) float sq[ROWS * LD], sk[COLUMNS * LD], sp[COLUMNS * LP];
     __shared__ float times[COLUMNS];
@@ -161,14 +166,12 @@ __global__ void __launch_bounds__(THREADS, 4) columns(const __grid_constant__ pr
                 if (r >= rows)
                     continue;
                 int64_t at = h * p.plan.n_q + q0 + r;
-                double exact = p.lse ? 0.0 : p.own_lse[at];
-                float given = p.lse ? p.lse[at] : 0.0f;
+                float2 lse = lse_of(p, at);
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
                     int j = col + c * (COLUMNS / 4);
-                    float x = p.lse ? fmaf(s[i][c], p.scale, -given) : (float)((double)s[i][c] * (double)p.scale - exact);
                     float t = times[j];
-                    sp[j * LP + r] = t != 0.0f ? t * expf(x) : 0.0f;
+                    sp[j * LP + r] = t != 0.0f ? t * expf(fmaf(s[i][c], p.scale, -lse.x) - lse.y) : 0.0f;
                 }
             }
             __syncthreads();
@@ -205,6 +208,133 @@ __global__ void __launch_bounds__(THREADS, 4) columns(const __grid_constant__ pr
     for (int w = 0; w < WORDS; w++)
         if (w < group.n_words)
             p.out[(int64_t)(group.first_word + w) * p.plan.n_q + q0 + thread] = sum[w] / (float)p.heads;
+}
+
+__device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* volatile: stays where it is written, or all keys of a head would be held at once */
+__device__ __forceinline__ uint4 read_16_bytes(const void *from)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return v;
+}
+
+/* The same for bf16 heads of at most 128 in rows of whole 16-byte pieces, on tensor cores: a warp owns 16 queries and reads them from
+ * global memory once, 16 bytes a lane, those of the next head as soon as those of this one are used. The order of a head's values inside one product of
+ * 16 is free, so both operands take them as they lie: lane (g, quad) has values 8*quad .. 8*quad + 7 of every 32. Each product of 16
+ * values starts from zero and is added in f32: the tensor core's own sums would lose bits over a whole head. */
+template <int PIECES>      /* of 32 values */
+__global__ void __launch_bounds__(THREADS, 4) columns_bf16(const __grid_constant__ probs_params p)
+{
+    typedef __nv_bfloat16 bf16;
+    constexpr int WARP_ROWS = 16, LW = WARP_ROWS + 1;
+    __shared__ float probs[THREADS / 32][COLUMNS * LW];
+    __shared__ float times[COLUMNS];
+    __shared__ int column[COLUMNS], begin_of[WORDS + 1];
+    __shared__ float sums[THREADS / 32][WORDS * WARP_ROWS];      /* over the heads, [word][query]; each lane keeps to its own */
+    const word_group group = p.groups[blockIdx.y];
+    const int lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4, row = lane % 16;
+    float *mine = probs[threadIdx.x / 32], *sum = sums[threadIdx.x / 32];
+    int64_t q0, q_end, r0, r1;
+    find_segment(p.plan, blockIdx.x, THREADS / 32 * WARP_ROWS, &q0, &q_end, &r0, &r1);
+    q0 += threadIdx.x / 32 * WARP_ROWS;
+    const int rows = q_end - q0 < WARP_ROWS ? (int)(q_end - q0) : WARP_ROWS;      /* of this warp; may be negative */
+    const bf16 *q = (const bf16 *)p.q + (q0 + g) * p.width + quad * 8, *k = (const bf16 *)p.k + quad * 8;
+    const bool many = group.n_columns > COLUMNS;
+    const int last = p.heads - 1;
+    for (int w = lane / 16; w < WORDS; w += 2)
+        sum[w * WARP_ROWS + row] = 0;
+    if (threadIdx.x <= group.n_words)
+        begin_of[threadIdx.x] = p.word_begin[group.first_word + threadIdx.x] - group.first_column;
+    uint4 now[2][PIECES];
+    auto fetch = [&](int h, int i) {
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            now[r][i] = g + 8 * r < rows && i * 32 + quad * 8 < p.D ? read_16_bytes(q + 8 * r * p.width + h * p.D + i * 32) : make_uint4(0, 0, 0, 0);
+    };
+#pragma unroll
+    for (int i = 0; i < PIECES; i++)
+        fetch(0, i);
+
+    for (int h = 0; h <= last; h++) {
+        float word = 0;      /* of a word with more than COLUMNS columns */
+        for (int c0 = 0; c0 < group.n_columns || c0 == 0; c0 += COLUMNS) {
+            const int n = group.n_columns - c0 < COLUMNS ? group.n_columns - c0 : COLUMNS;
+            if (h == 0 || many) {
+                __syncthreads();
+                if (threadIdx.x < COLUMNS) {
+                    int c = threadIdx.x, j = c < n ? p.columns[group.first_column + c0 + c] : -1, seen = 0;
+                    for (int64_t r = r0; r < r1; r++) {
+                        int64_t begin, end;
+                        range_of(p.plan, r, &begin, &end);
+                        seen += j >= begin && j < end;
+                    }
+                    column[c] = j;
+                    times[c] = (float)seen;
+                }
+                __syncthreads();
+            }
+            float s[2][4] = { { 0 } };
+            const int j[2] = { column[g], column[8 + g] };
+#pragma unroll
+            for (int i = 0; i < PIECES; i++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    uint4 b = j[half] >= 0 && i * 32 + quad * 8 < p.D ? read_16_bytes(k + (int64_t)j[half] * p.width + h * p.D + i * 32) : make_uint4(0, 0, 0, 0);
+                    float part[2][4] = { { 0 } };
+                    multiply(part[0], now[0][i].x, now[1][i].x, now[0][i].y, now[1][i].y, b.x, b.y);
+                    multiply(part[1], now[0][i].z, now[1][i].z, now[0][i].w, now[1][i].w, b.z, b.w);
+#pragma unroll
+                    for (int x = 0; x < 4; x++)
+                        s[half][x] = s[half][x] + part[0][x] + part[1][x];
+                }
+                if (h < last && c0 + COLUMNS >= group.n_columns)
+                    fetch(h + 1, i);
+            }
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const int i = g + 8 * r;
+                const int64_t at = h * p.plan.n_q + q0 + i;
+                const float2 lse = i >= rows ? make_float2(0, 0) : lse_of(p, at);
+#pragma unroll
+                for (int x = 0; x < 4; x++) {
+                    const int c = x / 2 * 8 + quad * 2 + x % 2;
+                    const float score = s[x / 2][r * 2 + x % 2], t = times[c];
+                    mine[c * LW + i] = t != 0.0f ? t * expf(fmaf(score, p.scale, -lse.x) - lse.y) : 0.0f;
+                }
+            }
+            __syncwarp();
+            if (many) {
+                for (int c = 0; c < n; c++)
+                    word += mine[c * LW + row];
+            } else {
+#pragma unroll 1
+                for (int w = lane / 16; w < group.n_words; w += 2) {      /* lanes 0-15 take the even words, 16-31 the odd ones */
+                    float one = 0;
+                    for (int c = begin_of[w]; c < begin_of[w + 1]; c++)
+                        one += mine[c * LW + row];
+                    if (p.mean)
+                        sum[w * WARP_ROWS + row] += one;
+                    else if (row < rows)
+                        p.out[((int64_t)h * p.n_words + group.first_word + w) * p.plan.n_q + q0 + row] = one;
+                }
+            }
+            __syncwarp();
+        }
+        if (many && p.mean && lane < WARP_ROWS)
+            sum[row] += word;
+        else if (many && !p.mean && lane < rows && lane < WARP_ROWS)
+            p.out[((int64_t)h * p.n_words + group.first_word) * p.plan.n_q + q0 + row] = word;
+    }
+    if (!p.mean || row >= rows)
+        return;
+    for (int w = lane / 16; w < group.n_words; w += 2)
+        p.out[(int64_t)(group.first_word + w) * p.plan.n_q + q0 + row] = sum[w * WARP_ROWS + row] / (float)p.heads;
 }
 
 template <typename T>
@@ -259,8 +389,9 @@ __global__ void __launch_bounds__(TILE_THREADS) denominators(const __grid_consta
         for (int o = 8; o; o >>= 1)
             all += __shfl_xor_sync(0xffffffffu, all, o);
         int i = y + r * (TILE / 4);
+        double lse = (double)m[r] + log(all);
         if (x == 0 && i < rows)
-            p.own_lse[head * p.plan.n_q + q0 + i] = (double)m[r] + log(all);
+            p.own_lse[head * p.plan.n_q + q0 + i] = make_float2((float)lse, (float)(lse - (double)(float)lse));
     }
 }
 
@@ -310,16 +441,28 @@ int run(backend *be, const attn_probs_args *a, probs_params &p, err *e)
         return ERR(e, ERR_DEVICE, "%d words and %d heads: the CUDA backend handles up to 65535 groups of either", a->n_words, a->n_heads);
     if (!p.lse) {
         if ((rc = cuda_plan(be, &a->plan, n_q, n_k, TILE, &p.plan, &tiles, e)) || !tiles ||
-            (rc = cuda_need_work(be, (size_t)(n_q * a->n_heads) * sizeof(double), e)))
+            (rc = cuda_need_work(be, (size_t)(n_q * a->n_heads) * sizeof(float2), e)))
             return rc;
-        p.own_lse = (double *)impl(be)->work;
+        p.own_lse = (float2 *)impl(be)->work;
         denominators<T><<<dim3(blocks_for(tiles, 1), (unsigned)a->n_heads), TILE_THREADS, 0, impl(be)->stream>>>(p);
         if ((rc = cuda_launched(be, "attn_probs", e)))
             return rc;
     }
-    if ((rc = cuda_plan(be, &a->plan, n_q, n_k, ROWS, &p.plan, &tiles, e)) || !tiles || !n_groups)
+    bool tensor_cores = sizeof(T) == 2 && p.wide && p.D <= 128;
+    if ((rc = cuda_plan(be, &a->plan, n_q, n_k, tensor_cores ? THREADS / 2 : ROWS, &p.plan, &tiles, e)) || !tiles || !n_groups)
         return rc;
-    columns<T><<<dim3(blocks_for(tiles, 1), (unsigned)n_groups), THREADS, 0, impl(be)->stream>>>(p);
+    dim3 grid(blocks_for(tiles, 1), (unsigned)n_groups);
+    cudaStream_t stream = impl(be)->stream;
+    if (!tensor_cores)
+        columns<T><<<grid, THREADS, 0, stream>>>(p);
+    else if (p.D <= 32)
+        columns_bf16<1><<<grid, THREADS, 0, stream>>>(p);
+    else if (p.D <= 64)
+        columns_bf16<2><<<grid, THREADS, 0, stream>>>(p);
+    else if (p.D <= 96)
+        columns_bf16<3><<<grid, THREADS, 0, stream>>>(p);
+    else
+        columns_bf16<4><<<grid, THREADS, 0, stream>>>(p);
     return cuda_launched(be, "attn_probs", e);
 }
 

@@ -151,7 +151,7 @@ static const struct { int D, heads; int64_t Lq, Lk; int plan; bool bias; float s
 
 static double worst_lse, worst_probs[4];
 
-/* Each probability is rounded to bf16 before it meets V, the result once more: half an ulp, 2^-9, of both. */
+/* Each probability is rounded to bf16 before it meets V, the result once more: at most 2^-8 of both. */
 static void check_attention(size_t c, const plan_of *p, int64_t span, const float *q, const float *k, const float *v, const float *bias, float scale,
                             const float *out, const float *lse)
 {
@@ -177,7 +177,7 @@ static void check_attention(size_t c, const plan_of *p, int64_t span, const floa
                     want += s[j] / total * v[key[j] * width + h * D + d];
                     sum += s[j] / total * fabs(v[key[j] * width + h * D + d]);
                 }
-                double got = out[i * width + h * D + d], bound = (sum + fabs(want)) / 512 * 1.01 + 4e-5 * sum * (1 + fabs(top) / 16) + 1e-30;
+                double got = out[i * width + h * D + d], bound = (sum + fabs(want)) / 256 * 1.01 + 4e-5 * sum * (1 + fabs(top) / 16) + 1e-30;
                 worst = fabs(got - want) / bound > worst ? fabs(got - want) / bound : worst;
                 if (!(fabs(got - want) <= bound))
                     fail_msg("case %zu (heads %d of %d, %lld x %lld): head %d, query %lld, column %d is %.9g, reference %.9g, off by %.2e, at most %.2e expected",
@@ -321,7 +321,7 @@ static void test_probs(void **unused)
 
 /* ---- noise ---- */
 
-/* The layout must be rng_cuda_normal()'s, whose sine is another: 2e-6. First values: wan-engine.md 8.4. */
+/* The layout must be rng_cuda_normal()'s, whose sine is another: the hardware's is off by at most 6.4e-7, the radius at most 6.8. */
 static void test_noise(void **unused)
 {
     (void)unused;
@@ -329,6 +329,7 @@ static void test_noise(void **unused)
         { 0, 1, 132, 2048 }, { 42, 5, 132, 2048 }, { 7, 1000, 132, 2048 }, { (uint64_t)1 << 40 | 3, (1 << 20) + 3, 132, 2048 }, { 42, 300000, 128, 1536 },
         { 42, 2000, 1, 256 },
     };
+    float worst = 0;
     for (size_t c = 0; c < sizeof draws / sizeof *draws; c++) {
         int64_t n = draws[c].n;
         float *a = malloc((size_t)n * sizeof *a), *b = malloc((size_t)n * sizeof *b);
@@ -339,11 +340,15 @@ static void test_noise(void **unused)
             assert_int_equal(rng_cuda_normal(draws[c].seed, &offset_b, draws[c].sms, draws[c].threads, b, n, &e), 0);
             assert_int_equal(offset_a, offset_b);
             for (int64_t i = 0; i < n; i++)
-                if (!(fabsf(a[i] - b[i]) <= 2e-6f))
+                if (fabsf(a[i] - b[i]) > worst)
+                    worst = fabsf(a[i] - b[i]);
+            for (int64_t i = 0; i < n; i++)
+                if (!(fabsf(a[i] - b[i]) <= 4.4e-6f))
                     fail_msg("noise case %zu, draw %d: value %lld is %.9g, expected %.9g", c, draw, (long long)i, (double)a[i], (double)b[i]);
         }
         free(a), free(b);
     }
+    printf("# noise differs from the CPU's by at most %.2e\n", (double)worst);
     float v[3];
     uint64_t offset = 0;
     err e = { 0 };
@@ -353,6 +358,72 @@ static void test_noise(void **unused)
     assert_float_equal(v[2], -0.2708f, 5e-5f);
     assert_int_equal(offset, 4);
     assert_int_equal(noise_cuda_normal(be, 10, &offset, 0, 2048, v, 3, &e), ERR_ARG);
+}
+
+/* ---- sizes beyond 2^31 elements, where the device has the memory ---- */
+
+static bool room_for(tensor *t, dtype type, int64_t rows, int64_t cols)
+{
+    err e = { 0 };
+    if (!tensor_new(t, be, type, 2, (int64_t[]){ rows, cols }, &e))
+        return op_zero(t, &e) == 0;
+    printf("# not run: %s\n", e.text);
+    return false;
+}
+
+/* Zero queries see every key alike; the last two rows are given, and must come out as they do alone. */
+static void test_attention_beyond_2_31(void **unused)
+{
+    (void)unused;
+    enum { N = 40, D = 128, W = N * D, LK = 64, TAIL = 2 };
+    const int64_t L = 430001;
+    err e = { 0 };
+    tensor q = { 0 }, out = { 0 };
+    if (room_for(&q, DT_BF16, L, W) && room_for(&out, DT_BF16, L, W)) {
+        float *k = values(LK * W, 1), *v = values(LK * W, 1), *end = values(TAIL * W, 2);
+        tensor tk = DEV(DT_BF16, k, LK, W), tv = DEV(DT_BF16, v, LK, W), few = DEV(DT_BF16, end, TAIL, W), want = poisoned(DT_BF16, TAIL, W);
+        tensor q_end = tensor_rows(&q, L - TAIL, TAIL), out_end = tensor_rows(&out, L - TAIL, TAIL), first = tensor_rows(&out, 0, 1), before = tensor_rows(&out, L - TAIL - 1, 1);
+        assert_int_equal(op_copy(&q_end, &few, &e), 0);
+        attn_args a = { .out = &out, .q = &q, .k = &tk, .v = &tv, .n_heads = N, .scale = 0.1f };
+        assert_int_equal(op_attention(&a, &e), 0);
+        a.q = &few;
+        a.out = &want;
+        assert_int_equal(op_attention(&a, &e), 0);
+        float *got = download(&out_end), *ref = download(&want), *x = download(&first), *y = download(&before);
+        assert_memory_equal(got, ref, TAIL * W * sizeof *got);
+        assert_memory_equal(x, y, W * sizeof *x);
+        for (int c = 0; c < W; c++) {
+            double mean = 0;
+            for (int j = 0; j < LK; j++)
+                mean += v[j * W + c] / (double)LK;
+            if (!(fabs(x[c] - mean) <= fabs(mean) / 256 + 1e-6))
+                fail_msg("column %d of the first row is %.9g, expected %.9g", c, (double)x[c], mean);
+        }
+        tensor_free(&tk), tensor_free(&tv), tensor_free(&few), tensor_free(&want);
+        free(k), free(v), free(end), free(got), free(ref), free(x), free(y);
+    }
+    tensor_free(&q), tensor_free(&out);
+}
+
+static void test_axpby_beyond_2_31(void **unused)
+{
+    (void)unused;
+    const int64_t rows = 2100001, cols = 1024;
+    err e = { 0 };
+    tensor x = { 0 };
+    if (room_for(&x, DT_F32, rows, cols)) {
+        float *end = values(cols, 1);
+        tensor few = DEV(DT_F32, end, 1, cols), x_end = tensor_rows(&x, rows - 1, 1), before = tensor_rows(&x, rows - 2, 1);
+        assert_int_equal(op_copy(&x_end, &few, &e), 0);
+        assert_int_equal(op_axpby(&x, 2.0f, &x, 1.0f, &x, &e), 0);
+        float *got = download(&x_end), *zero = download(&before);
+        for (int64_t c = 0; c < cols; c++)
+            if (got[c] != 2 * end[c] + end[c] || zero[c] != 0)
+                fail_msg("column %lld: %.9g and %.9g, expected %.9g and 0", (long long)c, (double)got[c], (double)zero[c], (double)(3 * end[c]));
+        tensor_free(&few);
+        free(end), free(got), free(zero);
+    }
+    tensor_free(&x);
 }
 
 static int close_device(void **unused)
@@ -379,6 +450,8 @@ int main(void)
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_probs),
         cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_attention_beyond_2_31),
+        cmocka_unit_test(test_axpby_beyond_2_31),
     };
     return cmocka_run_group_tests(tests, NULL, close_device);
 }
