@@ -153,6 +153,7 @@ static void close_(backend *be)
     gemm_close(c);
     if (c->blas)
         blas.destroy(c->blas);
+    cuda_trim(be);              /* what this engine kept for itself goes back to the device */
     if (c->stream) {
         cudaStreamSynchronize(c->stream);
         cudaStreamDestroy(c->stream);

@@ -51,6 +51,8 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
     *out = NULL;
     if (!d)
         return ERR(e, ERR_MEMORY, "no memory for a DiT");
+    static uint64_t opened;
+    d->number = ++opened;
     d->be = be;
     d->cfg = *config;
     d->prec = prec;

@@ -70,13 +70,13 @@ dit_graph *dit_graph_find(dit_work *w, const dit *d, const dit_input *in, const 
     const int64_t *s = in->latents->shape;
     dit_graph_key key;
     memset(&key, 0, sizeof key);
-    key = (dit_graph_key){ d, in->latents->data, in->context->data, velocity->data, s[1], s[2], s[3], in->frame_offset, 14695981039346656037u, in->n_timesteps };
+    key = (dit_graph_key){ d->number, in->latents->data, in->context->data, velocity->data, s[1], s[2], s[3], in->frame_offset, 14695981039346656037u, in->n_timesteps };
     key.plans = mix_plan(mix_plan(key.plans, &in->self_plan), &in->cross_plan);
     if (in->frame_shot)
         key.plans = mix(key.plans, in->frame_shot, (size_t)s[1] * sizeof *in->frame_shot);
     for (int i = 0; i < DIT_GRAPHS; i++) {
         const dit_graph_key *k = &w->graphs[i].key;
-        if (w->graphs[i].seen && k->d == key.d && k->latents == key.latents && k->context == key.context && k->velocity == key.velocity && k->F == key.F &&
+        if (w->graphs[i].seen && k->model == key.model && k->latents == key.latents && k->context == key.context && k->velocity == key.velocity && k->F == key.F &&
             k->H == key.H && k->W == key.W && k->frame_offset == key.frame_offset && k->plans == key.plans && k->n_timesteps == key.n_timesteps)
             return &w->graphs[i];
     }

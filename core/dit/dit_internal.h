@@ -14,6 +14,7 @@ enum {
 
 struct dit {
     backend *be;
+    uint64_t number;                 /* of this process, each once: an address may be another model's later */
     dit_config cfg;
     const precision *prec;
     dit_weights w;
@@ -29,7 +30,8 @@ enum { DIT_GRAPHS = 4 };             /* two branches of guidance, two experts */
 
 /* What a recorded pass depends on beside the contents of tensors. */
 typedef struct dit_graph_key {
-    const void *d, *latents, *context, *velocity;
+    uint64_t model;                  /* dit.number */
+    const void *latents, *context, *velocity;
     int64_t F, H, W, frame_offset;
     uint64_t plans;                  /* hash of both plans and the shots of the frames */
     int64_t n_timesteps;
