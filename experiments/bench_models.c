@@ -196,7 +196,7 @@ static void encode_counts(const bench *b, double *ops, double *bytes)
 
 /* ---- a DiT ready to be called ---- */
 
-int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, err *e)
+int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, int n_swapped, err *e)
 {
     int rc = 0;
     dit_config *c = &out->config;
@@ -212,7 +212,7 @@ int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, err *e)
     if (!out->skip)
         return ERR(e, ERR_MEMORY, "memory ran out");
     TRY(ckpt_random_dit(&out->file, "random weights", c, b->seed, e));
-    TRY(dit_open(&out->d, b->be, out->file, c, b->prec, e));
+    TRY(dit_open_swapped(&out->d, b->be, out->file, c, b->prec, NULL, 0, n_swapped, e));
     if (vace) {
         TRY(dit_add_vace(out->d, out->file, VACE_CHANNELS, c->n_vace_layers, c->vace_layers, e));
         TRY(bench_random(b, &out->control, DT_F32, 4, (int64_t[]){ VACE_CHANNELS, b->F, b->H, b->W }, 8, 1, e));
@@ -317,7 +317,7 @@ int bench_block(bench *b, err *e)
         rc = ERR(e, ERR_MEMORY, "memory ran out");
         goto out;
     }
-    TRY(bench_dit_open(&d, b, layers, false, e));
+    TRY(bench_dit_open(&d, b, layers, false, 0, e));
     for (int i = 0; i < layers; i++)
         d.skip[i] = true;
     TRY(bench_time_pair(b, whole, without_blocks, &d, with, without, e));
@@ -346,7 +346,7 @@ int bench_forward(bench *b, err *e)
     double *ms = malloc((size_t)b->repeat * sizeof *ms);
     if (!ms)
         return ERR(e, ERR_MEMORY, "memory ran out");
-    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, false, e));
+    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, false, 0, e));
     TRY(bench_time(b, whole, &d, ms, e));
     TRY(bench_check_same(b, whole, &d, &d.velocity, e));
     row.what = "forward";
@@ -373,7 +373,7 @@ int bench_vace(bench *b, err *e)
         rc = ERR(e, ERR_MEMORY, "memory ran out");
         goto out;
     }
-    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, true, e));
+    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, true, 0, e));
     TRY(bench_time_pair(b, with_hints, whole, &d, with, without, e));
     TRY(with_hints(&d, e));
     TRY(bench_check_same(b, with_hints, &d, &d.velocity, e));

@@ -18,7 +18,8 @@ typedef struct bench_dit {
     double timestep;
 } bench_dit;
 
-int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, err *e);
+/* `n_swapped` of the blocks lie in host memory. */
+int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, int n_swapped, err *e);
 void bench_dit_close(bench_dit *d);      /* harmless on a zeroed one */
 int bench_dit_forward(bench_dit *d, const hooks *h, const hook_point *at, err *e);
 

@@ -25,6 +25,7 @@ static const char USAGE[] =
     "  t5          the text encoder over a whole context\n"
     "  capture     a forward that writes the attention to 16 text positions of every block (mean over heads) to a trace,\n"
     "              against one that does not, in turn; with the settings a run has by default, and without compression\n"
+    "  offload     a forward with half of the blocks, and all, in host memory, against all on the device, in turn\n"
     "  longlive    a causal clip: blocks of 3 latent frames that see 12, 4 denoising calls and one that fills the cache. The\n"
     "              clock of a block starts when the one before is done and stops when its latents are (with +vae: its\n"
     "              frames on the host); frames a second = 12 / median; prompt-switch is the time to the first frame\n"
@@ -54,7 +55,7 @@ typedef struct measure {
 } measure;
 static const measure MEASURES[] = {
     { "attention", bench_attention }, { "gemm", bench_gemm }, { "block", bench_block }, { "forward", bench_forward }, { "vae", bench_vae },
-    { "t5", bench_t5 }, { "capture", bench_capture }, { "longlive", bench_longlive }, { "sparse", bench_sparse }, { "vace", bench_vace },
+    { "t5", bench_t5 }, { "capture", bench_capture }, { "offload", bench_offload }, { "longlive", bench_longlive }, { "sparse", bench_sparse }, { "vace", bench_vace },
 };
 enum { N_MEASURES = sizeof MEASURES / sizeof *MEASURES };
 

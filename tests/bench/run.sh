@@ -15,7 +15,7 @@ mkdir -p "$OUT"
 ours=("$@") theirs=()
 while [ $# -gt 0 ]; do
     case "$1" in
-    capture) ;;                             # PyTorch has nothing like it
+    capture | offload) ;;                   # PyTorch has nothing like them
     --blocks | --seed | --threads) shift ;;
     --blocks=* | --seed=* | --threads=*) ;;
     --format | --output | --format=* | --output=*) echo "run.sh sets $1 itself" >&2; exit 2 ;;
