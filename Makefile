@@ -80,7 +80,7 @@ endif
 UNIT_BIN := $(if $(HAVE_CMOCKA),$(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_C)))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 
-.PHONY: all help setup demo test test-fast test-cuda goldens asan fuzz clean tools unit
+.PHONY: all help setup demo test test-fast test-cuda bench-opponent goldens asan fuzz clean tools unit
 .SECONDARY:
 .DEFAULT_GOAL := all
 
@@ -98,7 +98,8 @@ help:
 	@echo "make demo      set up, build, run a template sweep with the shipped checkpoint, analyse it"
 	@echo "make test      set up, build, run all tests"
 	@echo "make goldens DIR=folder    compare with a folder of golden outputs (default: ../shared/goldens/*)"
-	@echo "make test-cuda   the goldens and the op tests on a GPU"
+	@echo "make test-cuda   on a GPU: op tests, goldens, compute-sanitizer, repeatability"
+	@echo "make bench-opponent [BENCH='forward --size 720p']   times on a GPU beside those of PyTorch"
 	@echo "make asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz [SECONDS=600]    fuzz the readers of checkpoints, templates and configs"
 	@echo "make clean     remove what was built"
@@ -181,10 +182,15 @@ test: setup
 test-fast: tools unit
 	@BUILD=$(BUILD) BIN=$(BIN) tests/run.sh
 
-# needs a GPU: goldens and ops on it
-test-cuda: tools $(BUILD)/unit/test_ops
-	@TEST_DEVICE=cuda CMOCKA_MESSAGE_OUTPUT=TAP $(BUILD)/unit/test_ops
-	@set -e; for d in $(GOLDEN_DIRS); do $(BIN)/golden-check $$d --device cuda; done
+# needs a GPU: ops, goldens, sanitizers and repeatability on it
+CUDA_UNIT_BIN := $(filter $(BUILD)/unit/test_ops%,$(UNIT_BIN))
+test-cuda: tools $(CUDA_UNIT_BIN)
+	@BUILD=$(BUILD) BIN=$(BIN) GOLDEN_DIRS="$(GOLDEN_DIRS)" tests/cuda.sh
+
+# needs a GPU and a python3 with PyTorch: our times beside its, in one session. BENCH="forward --size 720p" chooses
+BENCH ?=
+bench-opponent: $(BIN)/wanscope
+	@BIN=$(BIN) tests/bench/run.sh $(BENCH)
 
 SAN_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan:

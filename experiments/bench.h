@@ -104,6 +104,7 @@ int bench_forward(bench *b, err *e);
 int bench_vae(bench *b, err *e);
 int bench_t5(bench *b, err *e);
 int bench_capture(bench *b, err *e);
+int bench_offload(bench *b, err *e);
 int bench_longlive(bench *b, err *e);
 int bench_sparse(bench *b, err *e);
 int bench_vace(bench *b, err *e);

@@ -151,7 +151,7 @@ int bench_capture(bench *b, err *e)
         goto out;
     }
     TRY(default_storage(&how[0], e));
-    TRY(bench_dit_open(&w.d, b, b->model.dit.num_layers, false, e));
+    TRY(bench_dit_open(&w.d, b, b->model.dit.num_layers, false, 0, e));
     for (int k = 0; k < KINDS; k++) {
         snprintf(name, sizeof name, "%s.h5", how[k].name);
         free(path);

@@ -55,7 +55,7 @@ static int open_clip(clip *x, err *e)
     x->o.seed = b->seed;
     x->o.cuda_noise = true;
     b->F = x->o.block;                               /* the activations of one block */
-    rc = bench_dit_open(&x->d, b, b->model.dit.num_layers, false, e);
+    rc = bench_dit_open(&x->d, b, b->model.dit.num_layers, false, 0, e);
     b->F = F;
     if (rc)
         return rc;

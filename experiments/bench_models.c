@@ -196,7 +196,7 @@ static void encode_counts(const bench *b, double *ops, double *bytes)
 
 /* ---- a DiT ready to be called ---- */
 
-int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, err *e)
+int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, int n_swapped, err *e)
 {
     int rc = 0;
     dit_config *c = &out->config;
@@ -212,7 +212,7 @@ int bench_dit_open(bench_dit *out, bench *b, int layers, bool vace, err *e)
     if (!out->skip)
         return ERR(e, ERR_MEMORY, "memory ran out");
     TRY(ckpt_random_dit(&out->file, "random weights", c, b->seed, e));
-    TRY(dit_open(&out->d, b->be, out->file, c, b->prec, e));
+    TRY(dit_open_swapped(&out->d, b->be, out->file, c, b->prec, NULL, 0, n_swapped, e));
     if (vace) {
         TRY(dit_add_vace(out->d, out->file, VACE_CHANNELS, c->n_vace_layers, c->vace_layers, e));
         TRY(bench_random(b, &out->control, DT_F32, 4, (int64_t[]){ VACE_CHANNELS, b->F, b->H, b->W }, 8, 1, e));
@@ -273,7 +273,6 @@ static int with_hints(void *user, err *e)
     return forward(d, NULL, &d->control, NULL, NULL, e);
 }
 
-/* Random weights that gave NaN would be measured in another regime than real ones. */
 int bench_check_finite(bench *b, const tensor *t, err *e)
 {
     int64_t n = tensor_count(t);
@@ -283,6 +282,23 @@ int bench_check_finite(bench *b, const tensor *t, err *e)
         if (!isfinite(values[i]))
             rc = ERR(e, ERR_NAN, "bench %s with random weights gave NaN or infinity; the times would mean nothing", b->model.name);
     free(values);
+    return rc;
+}
+
+int bench_check_same(bench *b, bench_fn fn, void *user, const tensor *t, err *e)
+{
+    int64_t n = tensor_count(t), differ = 0;
+    float *before = malloc((size_t)n * sizeof *before), *after = malloc((size_t)n * sizeof *after);
+    int rc = before && after ? bench_check_finite(b, t, e) : ERR(e, ERR_MEMORY, "memory ran out");
+    rc = rc ? rc : op_download_f32(before, t, e);
+    rc = rc ? rc : fn(user, e);
+    rc = rc ? rc : op_download_f32(after, t, e);
+    for (int64_t i = 0; i < n && !rc; i++)
+        differ += memcmp(&before[i], &after[i], sizeof *after) != 0;
+    if (differ)
+        rc = ERR(e, ERR_INTERNAL, "the same call gave other numbers the second time: %" PRId64 " of %" PRId64 " differ", differ, n);
+    free(before);
+    free(after);
     return rc;
 }
 
@@ -301,7 +317,7 @@ int bench_block(bench *b, err *e)
         rc = ERR(e, ERR_MEMORY, "memory ran out");
         goto out;
     }
-    TRY(bench_dit_open(&d, b, layers, false, e));
+    TRY(bench_dit_open(&d, b, layers, false, 0, e));
     for (int i = 0; i < layers; i++)
         d.skip[i] = true;
     TRY(bench_time_pair(b, whole, without_blocks, &d, with, without, e));
@@ -330,9 +346,9 @@ int bench_forward(bench *b, err *e)
     double *ms = malloc((size_t)b->repeat * sizeof *ms);
     if (!ms)
         return ERR(e, ERR_MEMORY, "memory ran out");
-    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, false, e));
+    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, false, 0, e));
     TRY(bench_time(b, whole, &d, ms, e));
-    TRY(bench_check_finite(b, &d.velocity, e));
+    TRY(bench_check_same(b, whole, &d, &d.velocity, e));
     row.what = "forward";
     row.item = "cond";
     row.ops = bench_forward_ops(b);
@@ -357,9 +373,10 @@ int bench_vace(bench *b, err *e)
         rc = ERR(e, ERR_MEMORY, "memory ran out");
         goto out;
     }
-    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, true, e));
+    TRY(bench_dit_open(&d, b, b->model.dit.num_layers, true, 0, e));
     TRY(bench_time_pair(b, with_hints, whole, &d, with, without, e));
-    TRY(bench_check_finite(b, &d.velocity, e));
+    TRY(with_hints(&d, e));
+    TRY(bench_check_same(b, with_hints, &d, &d.velocity, e));
     int n = d.config.n_vace_layers;
     double D = d.config.dim, L = (double)b->tokens;
     row.what = "vace";
@@ -411,7 +428,7 @@ int bench_t5(bench *b, err *e)
     TRY(umt5_open(&x.t, b->be, file, b->prec, e));
     TRY(tensor_new(&x.rows, b->be, DT_F32, 2, (int64_t[]){ x.n, c->dim }, e));
     TRY(bench_time(b, encode_text, &x, ms, e));
-    TRY(bench_check_finite(b, &x.rows, e));
+    TRY(bench_check_same(b, encode_text, &x, &x.rows, e));
     row.what = "t5";
     row.item = "encode";
     row.ops = c->num_layers * (2 * N * (4.0 * c->dim * c->dim_attn + 3.0 * c->dim * c->dim_ffn) + 4 * N * N * c->dim_attn);
@@ -493,7 +510,7 @@ int bench_vae(bench *b, err *e)
     TRY(bench_random(b, &x.video, DT_F32, 4, (int64_t[]){ 3, b->frames, b->height, b->width }, 7, 0.4f, e));
     TRY(tensor_new(&x.encoded, b->be, DT_F32, 4, (int64_t[]){ 16, b->F, b->H, b->W }, e));
     TRY(bench_time(b, encode_all, &x, ms, e));
-    TRY(bench_check_finite(b, &x.encoded, e));
+    TRY(bench_check_same(b, encode_all, &x, &x.encoded, e));
     row = (bench_row)BENCH_ROW_INIT;
     row.what = "vae";
     row.item = "encode";

@@ -655,6 +655,11 @@ static int choose_targets(targets *t, const request *q, err *e)
         goto memory;
     if (q->images && (!(t->images = str_dup(base)) || !(t->images_part = str_format("%s.part", base))))
         goto memory;
+    if (t->video && str_ends_with(t->video, ".mp4") && !media_have_ffmpeg()) {      /* known now, not after the work */
+        rc = ERR(e, ERR_ARG, "%s: this build has no FFmpeg, so MP4 cannot be written: use a name ending in .y4m, or install FFmpeg's libraries (make "
+                 "setup) and build again", t->video);
+        goto out;
+    }
     TRY(refuse_existing(t->video, e));
     TRY(refuse_existing(t->latent, e));
     TRY(refuse_existing(t->images, e));
