@@ -196,6 +196,8 @@ static backend_ops make_ops(void)
     o.unpatchify = cuda_unpatchify;
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
+    o.x0 = cuda_x0;
+    o.nonfinite = cuda_nonfinite;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;
