@@ -166,6 +166,8 @@ typedef struct backend_ops {
     int (*unpatchify)(backend *be, tensor *latents, const tensor *tokens, err *e);
     int (*axpby)(backend *be, tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);
     int (*div_scalar)(backend *be, tensor *out, const tensor *x, float d, err *e);
+    int (*x0)(backend *be, tensor *out, const tensor *x, double sigma, const tensor *v, err *e);
+    int (*nonfinite)(backend *be, tensor *flag, const tensor *x, err *e);
     int (*conv)(backend *be, const conv_args *a, err *e);
     int (*pixel_norm)(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e);
     /* NULL where the device has no generator of its own */
@@ -260,6 +262,12 @@ int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
 int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
+/* x - sigma * v of f32 values, computed in f64 and rounded once; out may alias (few-step models: LongLive wan_wrapper.py:244-255) */
+int op_x0(tensor *out, const tensor *x, double sigma, const tensor *v, err *e);
+/* flag i32 [1] = 1 where f32 x holds NaN or infinity, else 0. Queued like any op: nothing is waited for. */
+int op_nonfinite(tensor *flag, const tensor *x, err *e);
+/* The same, waited for: four bytes come back. */
+int op_any_nonfinite(bool *found, const tensor *x, err *e);
 
 /* Normal f32 noise of a CUDA generator of PyTorch (core/sample/noise.h): `threads` threads take Philox blocks first .. first + calls - 1
  * each; only where ops->randn_cuda is there. */

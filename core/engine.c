@@ -96,11 +96,6 @@ int engine_open(engine **out, const engine_options *o, err *e)
     TRY(override(&g->files.vae, o->vae, e));
     TRY(override(&g->files.tokenizer, o->tokenizer, e));
     g->causal = strcmp(g->files.family, "longlive") == 0;
-    if (g->causal && o->vace && *o->vace) {
-        rc = ERR(e, ERR_CONFIG, "model.vace is given, but %s makes video block by block (LongLive), which takes no VACE conditions here: leave model.vace out",
-                 g->files.dit);
-        goto out;
-    }
     if (!g->files.dit) {
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;

@@ -142,7 +142,8 @@ int engine_check_vace(const engine *g, err *e);
 /* Encodes with the VAE. NaN and infinity are refused with their place. */
 int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e);
 void vace_condition_free(vace_condition *c);
-const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8] */
+const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8]; empty for a causal
+                                                                  * model, whose blocks get theirs one after another */
 
 /* ---- runs ---- */
 
@@ -193,7 +194,7 @@ typedef struct run_params {
                                               * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
     /* VACE. With every scale 0 the run is exactly the one without. */
     const vace_condition *vace;              /* NULL: none */
-    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame */
+    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame (not in causal runs) */
     const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
     int n_vace_scale;
     const double *vace_block_scale;          /* one factor a VACE block, or NULL */

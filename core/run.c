@@ -26,7 +26,7 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
         return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
                    r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
     shape[0] = g->dit_cfg.out_dim;      /* a 17th input channel, the shot's, is no latent */
-    shape[1] = (r->frames - 1) / VAE_TIME + 1 + (run_has_vace(g, r) ? r->vace_references : 0);
+    shape[1] = (r->frames - 1) / VAE_TIME + 1 + (!r->causal && run_has_vace(g, r) ? r->vace_references : 0);
     shape[2] = r->height / VAE_SPACE;
     shape[3] = r->width / VAE_SPACE;
     return 0;
@@ -159,20 +159,17 @@ const ckpt_tensor *engine_first_bad(const engine *g, int expert)
     return bad;
 }
 
-static int check_finite(engine *g, const tensor *t, float *host, int step, int steps, int expert, err *e)
+static int check_finite(engine *g, const tensor *t, int step, int steps, int expert, err *e)
 {
-    int64_t n = tensor_count(t);
-    int rc = op_download_f32(host, t, e);
-    for (int64_t i = 0; !rc && i < n; i++)
-        if (!isfinite(host[i])) {
-            const ckpt_tensor *bad = engine_first_bad(g, expert);
-            if (bad)
-                return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
-                           bad->name, bad->file);
-            return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity although the weights are finite; check guidance, prompt weights and shift",
-                       step + 1, steps);
-        }
-    return rc;
+    bool found = false;
+    int rc = op_any_nonfinite(&found, t, e);
+    if (rc || !found)
+        return rc;
+    const ckpt_tensor *bad = engine_first_bad(g, expert);
+    if (bad)
+        return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
+                   bad->name, bad->file);
+    return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity although the weights are finite; check guidance, prompt weights and shift", step + 1, steps);
 }
 
 static int emit(const hooks *h, hook_point at, hook_kind kind, tensor *value, err *e)
@@ -296,7 +293,7 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         } else if (r->latents_bf16) {
             TRY(bf16_round(&cond, e));
         }
-        TRY(check_finite(g, &cond, host, i, r->steps, expert[i], e));
+        TRY(check_finite(g, &cond, i, r->steps, expert[i], e));
         TRY(emit(h, at, HOOK_VELOCITY, &cond, e));
         if (r->latents_bf16)
             TRY(bf16_euler(latents, &cond, s.sigmas[i + 1] - s.sigmas[i], e));

@@ -239,7 +239,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     char references[16];
     t.more = more;
     more[t.n_more++] = (trace_attribute){ "precision", s->info->precision };
-    if (s->run->vace_references > 0) {      /* the first latent frames of every row, which are dropped before decoding */
+    if (s->run->vace_references > 0 && !s->run->causal) {      /* the first latent frames of every row, which are dropped before decoding */
         snprintf(references, sizeof references, "%d", s->run->vace_references);
         more[t.n_more++] = (trace_attribute){ "reference_frames", references };
     }

@@ -11,7 +11,6 @@
 #include "experiments/config_internal.h"
 #include "experiments/template_internal.h"
 #include "experiments/timeline.h"
-#include "experiments/vace_inputs.h"
 
 typedef enum { FROM_DEFAULT, FROM_FILE, FROM_SET } source;
 
@@ -539,7 +538,6 @@ static int resolve_causal(config *c, const char *family, err *e)
         { int_ranges_last(&c->sampling.slg_layers) >= 0 || c->sampling.slg_layers.all, "sampling.slg_layers", "it takes no guidance" },
         { c->sampling.cfg_skip != CFG_SKIP_NONE, "sampling.cfg_skip_mode", "it takes no guidance" },
         { c->sampling.latent_dtype != LATENT_F32, "sampling.latent_dtype", "bf16 are the roundings of another pipeline" },
-        { vace_inputs_given(c), "section vace", "it takes no VACE conditions here" },
     };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (others[i].given)

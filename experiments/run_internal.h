@@ -57,6 +57,7 @@ void frame_sink_abort(frame_sink *s);
 /* ---- pieces of a run ---- */
 
 double runner_now(void);
+int runner_need_condition(runner *r, err *e);      /* reads and encodes what conditions the videos, once for all runs */
 void runner_average(double *mean, double fresh);
 /* Progress: `done` of the run's steps. */
 void runner_tell(runner *r, int64_t done, const char *phase);

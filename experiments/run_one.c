@@ -183,7 +183,7 @@ int runner_prepare(runner *r, err *e)
 }
 
 /* Encoded once for all runs. */
-static int need_condition(runner *r, err *e)
+int runner_need_condition(runner *r, err *e)
 {
     if (!r->conditioned || r->condition)
         return 0;
@@ -702,7 +702,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     TRY(interrupt_check(e));
     if (r->uses_negative)
         TRY(prompts_negative(r->texts, &p.uncond, e));
-    TRY(need_condition(r, e));
+    TRY(runner_need_condition(r, e));
     TRY(interrupt_check(e));
     p.vace = r->condition;
     p.cond = texts.cond;

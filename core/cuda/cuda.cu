@@ -210,6 +210,8 @@ static backend_ops make_ops(bool hopper)
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
     o.randn_cuda = cuda_randn;
+    o.x0 = cuda_x0;
+    o.nonfinite = cuda_nonfinite;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;

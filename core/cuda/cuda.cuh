@@ -177,6 +177,8 @@ int cuda_unpatchify(backend *, tensor *, const tensor *, err *);
 int cuda_axpby(backend *, tensor *, float, const tensor *, float, const tensor *, err *);
 int cuda_div_scalar(backend *, tensor *, const tensor *, float, err *);
 int cuda_randn(backend *, tensor *, uint64_t, uint64_t, int64_t, int64_t, err *);
+int cuda_x0(backend *, tensor *, const tensor *, double, const tensor *, err *);
+int cuda_nonfinite(backend *, tensor *, const tensor *, err *);
 int cuda_conv(backend *, const conv_args *, err *);
 int cuda_time_interleave(backend *, tensor *, const tensor *, err *);
 int cuda_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);
