@@ -75,6 +75,11 @@ void dit_close(dit *d)
 
 int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e)
 {
+    return dit_add_vace_lora(d, c, vace_in_dim, n_layers, layers, NULL, 0, e);
+}
+
+int dit_add_vace_lora(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, const lora *loras, int n_loras, err *e)
+{
     if (d->vace.n_blocks)
         return ERR(e, ERR_INTERNAL, "a DiT takes one set of VACE blocks");
     if (n_layers < 1 || n_layers > DIT_MAX_VACE_LAYERS || layers[0] != 0)
@@ -83,7 +88,7 @@ int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int
     for (int i = 0; i < n_layers; i++)
         if (layers[i] >= d->cfg.num_layers || (i && layers[i] <= layers[i - 1]))
             return ERR(e, ERR_CONFIG, "%s: VACE layer %d of a model with %d layers: layers must ascend and exist", ckpt_path(c), layers[i], d->cfg.num_layers);
-    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, e);
+    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, loras, n_loras, e);
     if (rc)
         dit_vace_free(&d->vace);
     return err_at(e, rc, "while loading VACE blocks");
