@@ -44,8 +44,8 @@ static int check_prompts(const engine *g, const run_params *r, int64_t total, er
         if (r->prompt_at[i] <= r->prompt_at[i - 1] || r->prompt_at[i] >= total)
             return ERR(e, ERR_CONFIG, "prompt %d begins at latent frame %" PRId64 ": prompts must follow each other and begin before the clip ends, at %" PRId64
                        " latent frames", i, r->prompt_at[i], total);
-    if (r->shots || r->skip || r->latents_bf16)
-        return ERR(e, ERR_CONFIG, "a causal run takes no shots, no skip-layer guidance and no bf16 latents: leave them out");
+    if (r->shots || r->skip || r->windows || r->latents_bf16)
+        return ERR(e, ERR_CONFIG, "a causal run takes no shots, no skip-layer guidance, no context windows and no bf16 latents: leave them out");
     if (r->initial_noise)
         return ERR(e, ERR_ARG, "a causal run cannot start from given noise: it draws fresh noise for every step");
     for (int i = 0; i < r->n_guidance; i++)

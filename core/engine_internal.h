@@ -68,6 +68,8 @@ int run_drop_frames(tensor *latents, int n, err *e);
 /* Opens the adapters and holds them against the experts they are for. */
 int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e);
 void engine_close_loras(engine *g);
+/* The adapters of one expert, in order, LongLive's own first; free() *out. */
+int engine_loras_of(const engine *g, int expert, lora **out, int *n, err *e);
 int engine_lora_digests(engine *g, err *e);
 
 /* Opens what is needed on first use: a forecast needs no weights, a run from token ids no tokenizer. */

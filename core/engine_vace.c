@@ -63,9 +63,13 @@ int engine_need_vace_blocks(engine *g, err *e)
     if (g->vace_loaded)
         return 0;
     const dit_config *c = &g->dit_cfg;
-    int rc = engine_check_vace(g, e);
+    lora *loras = NULL;
+    int n = 0, rc = engine_check_vace(g, e);
     if (!rc)
-        rc = dit_add_vace(g->dits[0], vace_source(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, e);
+        rc = engine_loras_of(g, 0, &loras, &n, e);
+    if (!rc)
+        rc = dit_add_vace_lora(g->dits[0], vace_source(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, loras, n, e);
+    free(loras);
     g->vace_loaded = !rc;
     return rc;
 }

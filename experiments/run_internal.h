@@ -18,6 +18,7 @@ struct runner {
     run_shots shots;                   /* in params when there are cuts */
     int *cuts;
     run_skip skip;
+    run_windows windows;
     int *skip_layers;
     bool uses_negative;
     double *vace_scale;                /* one a step */
