@@ -394,8 +394,6 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
     *out = (engine_cost){ 0 };
     int n_blocks = c->num_layers + (run_has_vace(g, r) ? c->n_vace_layers : 0);
     out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * calls * windows;
-    if (r->causal)      /* from here on: what one call works on */
-        L = L / (double)shape[1] * (r->causal->window == -1 ? (double)shape[1] : r->causal->window);
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))
