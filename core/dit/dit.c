@@ -78,8 +78,7 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
     if (blocks_to_swap)
         TRY(dit_swap_new(&d->swap, be, e));
     TRY(dit_weights_load(&d->w, be, c, config, prec, loras, n_loras, d->swap, blocks_to_swap, e));
-    if (blocks_to_swap)
-        backend_trim(be);      /* what the swapped blocks passed through */
+    backend_trim(be);      /* what weights passed through on their way */
     *out = d;
     return 0;
 out:
@@ -117,8 +116,7 @@ int dit_add_vace_lora(dit *d, const ckpt *c, int vace_in_dim, int n_layers, cons
             return ERR(e, ERR_CONFIG, "%s: VACE layer %d of a model with %d layers: layers must ascend and exist", ckpt_path(c), layers[i], d->cfg.num_layers);
     int n_swapped = (int)(((int64_t)d->n_swapped * n_layers + d->cfg.num_layers - 1) / d->cfg.num_layers);
     int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, loras, n_loras, d->swap, n_swapped, e);
-    if (n_swapped)
-        backend_trim(d->be);
+    backend_trim(d->be);
     if (rc)
         dit_vace_free(&d->vace);
     return err_at(e, rc, "while loading VACE blocks");
