@@ -12,7 +12,8 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e)
     if (status == cudaErrorMemoryAllocation) {
         cudaMemGetInfo(&free_bytes, &total);
         return ERR(e, ERR_MEMORY, "%s: the memory of %s ran out during %s: %lld MiB in use by this program, %zu of %zu MiB free; swap more blocks "
-                   "(memory.blocks_to_swap), set memory.budget to less than what is free, use fewer frames or a smaller size", be->device, be->device, op, (long long)(be->bytes_now >> 20), free_bytes >> 20, total >> 20);
+                   "(memory.blocks_to_swap), set memory.budget to less than what is free, use fewer frames or a smaller size",
+                   be->device, be->device, op, (long long)(be->bytes_now >> 20), free_bytes >> 20, total >> 20);
     }
     return ERR(e, ERR_DEVICE, "%s: %s failed: %s (%s)", be->device, op, cudaGetErrorString(status), cudaGetErrorName(status));
 }
