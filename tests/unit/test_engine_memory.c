@@ -3,6 +3,7 @@
 #include "tests/unit/engine_fixture.h"
 
 #include "core/engine_internal.h"
+#include "experiments/forecast.h"
 
 enum { MIB = 1 << 20 };
 
@@ -278,6 +279,34 @@ static void test_streamed_text(void **state)
     ckpt_close(c);
 }
 
+static void test_forecast(void **state)
+{
+    (void)state;
+    forecast f = { .family = "wan2.1", .device = "a GPU", .runs = 1, .runs_left = 1, .variations = 1, .seeds = 1, .steps = 2, .layers = 40, .fits = true,
+                   .free_bytes = -1, .device_bytes = 8000000000, .host_bytes = 25300000000,
+                   .memory = { .blocks_to_swap = 36, .streams_text = true, .dit_bytes = 3000000000, .slot_bytes = 1400000000, .work_bytes = 2400000000,
+                               .latent_bytes = 100000000, .text_bytes = 450000000, .vae_bytes = 254000000, .decode_bytes = 1500000000,
+                               .runtime_bytes = 750000000, .host_bytes = 25300000000 } };
+    str text = STR_INIT;
+    forecast_print(&f, &text);
+    assert_text_has(str_text(&text), "device   8.00 GB at most: diffusion weights 3.00 GB and room for two blocks 1.40 GB, a step 2.50 GB, text encoder 450 MB "
+                                     "(layer by layer), VAE 254 MB and decoding 1.50 GB, CUDA itself 750 MB\n");
+    assert_text_has(str_text(&text), "host     36 of 40 transformer blocks are streamed from 25.3 GB of pinned memory\n");
+    str_release(&text);
+    f.memory.blocks_to_swap = 0;
+    f.memory.streams_text = false;
+    forecast_print(&f, &text);
+    assert_text_has(str_text(&text), "diffusion weights 3.00 GB, a step 2.50 GB, text encoder 450 MB, VAE");
+    assert_null(strstr(str_text(&text), "host     "));
+    str_release(&text);
+    forecast_line(&f, &text);
+    assert_text_has(str_text(&text), "8.00 GB of device memory");
+    str_release(&text);
+    forecast_json(&f, &text);
+    assert_text_has(str_text(&text), "\"device_bytes\": 8000000000");
+    str_release(&text);
+}
+
 static int make(void **state)
 {
     (void)state;
@@ -296,6 +325,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_choices), cmocka_unit_test(test_runs), cmocka_unit_test(test_streamed_text),
+        cmocka_unit_test(test_forecast),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
