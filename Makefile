@@ -34,7 +34,7 @@ BLAS_LIBS ?= $(shell pkg-config --libs openblas 2>/dev/null || echo -lopenblas)
 BLAS_CFLAGS ?= $(shell pkg-config --cflags openblas 2>/dev/null)
 FEATURES += $(BLAS_CFLAGS)
 $(eval $(call use,HDF5,HDF5,hdf5,no traces and no analysis))
-$(eval $(call use,libyaml,YAML,yaml-0.1,no wanscope run and no plan))
+$(eval $(call use,libyaml,YAML,yaml-0.1,no YAML files: no wanscope run and no plan))
 $(eval $(call use,FFmpeg,FFMPEG,libavcodec libavformat libswscale libavutil,no MP4))
 $(eval $(call use,sentencepiece,SENTENCEPIECE,sentencepiece,spiece.model is read by our own code, with the same ids))
 $(eval $(call use,cairo,CAIRO,cairo,no plots))
@@ -73,17 +73,14 @@ CORE_O := $(call obj,$(CORE_C) $(CORE_CC) $(CORE_CU))
 EXP_O  := $(call obj,$(EXP_C))
 ANA_O  := $(call obj,$(ANA_C))
 
-PROGRAMS := $(BIN)/golden-check
-ifeq ($(HAVE_YAML)$(HAVE_HDF5),11)
-PROGRAMS += $(BIN)/wanscope
-endif
+PROGRAMS := $(BIN)/golden-check $(BIN)/wanscope
 ifeq ($(HAVE_HDF5)$(HAVE_LAPACKE)$(HAVE_CAIRO),111)
 PROGRAMS += $(BIN)/latent-analyze $(BIN)/attention-export
 endif
 UNIT_BIN := $(if $(HAVE_CMOCKA),$(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_C)))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 
-.PHONY: all help setup demo test test-fast test-cuda goldens asan fuzz clean tools unit
+.PHONY: all help setup demo test test-fast test-cuda bench-opponent goldens asan fuzz clean tools unit
 .SECONDARY:
 .DEFAULT_GOAL := all
 
@@ -101,7 +98,8 @@ help:
 	@echo "make demo      set up, build, run a template sweep with the shipped checkpoint, analyse it"
 	@echo "make test      set up, build, run all tests"
 	@echo "make goldens DIR=folder    compare with a folder of golden outputs (default: ../shared/goldens/*)"
-	@echo "make test-cuda   the goldens and the op tests on a GPU"
+	@echo "make test-cuda   on a GPU: op tests, goldens, compute-sanitizer, repeatability"
+	@echo "make bench-opponent [BENCH='forward --size 720p']   times on a GPU beside those of PyTorch"
 	@echo "make asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz [SECONDS=600]    fuzz the readers of checkpoints, templates and configs"
 	@echo "make clean     remove what was built"
@@ -184,10 +182,15 @@ test: setup
 test-fast: tools unit
 	@BUILD=$(BUILD) BIN=$(BIN) tests/run.sh
 
-# needs a GPU: goldens and ops on it
-test-cuda: tools $(BUILD)/unit/test_ops
-	@TEST_DEVICE=cuda CMOCKA_MESSAGE_OUTPUT=TAP $(BUILD)/unit/test_ops
-	@set -e; for d in $(GOLDEN_DIRS); do $(BIN)/golden-check $$d --device cuda; done
+# needs a GPU: ops, goldens, sanitizers and repeatability on it
+CUDA_UNIT_BIN := $(filter $(BUILD)/unit/test_ops%,$(UNIT_BIN))
+test-cuda: tools $(CUDA_UNIT_BIN)
+	@BUILD=$(BUILD) BIN=$(BIN) GOLDEN_DIRS="$(GOLDEN_DIRS)" tests/cuda.sh
+
+# needs a GPU and a python3 with PyTorch: our times beside its, in one session. BENCH="forward --size 720p" chooses
+BENCH ?=
+bench-opponent: $(BIN)/wanscope
+	@BIN=$(BIN) tests/bench/run.sh $(BENCH)
 
 SAN_FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan:

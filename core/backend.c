@@ -290,7 +290,7 @@ int op_attn_probs(const attn_probs_args *a, err *e)
 {
     const char *op = "attn_probs";
     int64_t n_q = tensor_nrows(a->q), n_k = tensor_nrows(a->k);
-    NEED(tensor_cols(a->q) == tensor_cols(a->k), "keys do not fit", a->q, a->k);
+    NEED(tensor_cols(a->q) == tensor_cols(a->k) && a->q->dtype == a->k->dtype, "keys do not fit", a->q, a->k);
     NEED(a->n_heads > 0 && tensor_cols(a->q) % a->n_heads == 0, "heads do not divide the width", a->q, NULL);
     NEED(a->out->dtype == DT_F32 && a->out->ndim == 3 && (a->out->shape[0] == 1 || a->out->shape[0] == a->n_heads) &&
          a->out->shape[1] == a->n_words && a->out->shape[2] == n_q, "output does not fit", a->out, a->q);
@@ -357,6 +357,14 @@ int op_div_scalar(tensor *out, const tensor *x, float d, err *e)
     const char *op = "div_scalar";
     NEED(tensor_count(out) == tensor_count(x) && out->dtype == DT_F32 && x->dtype == DT_F32, "f32 of one size expected", out, x);
     return out->be->ops->div_scalar(out->be, out, x, d, e);
+}
+
+int op_randn_cuda(tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e)
+{
+    const char *op = "randn_cuda";
+    NEED(out->be->ops->randn_cuda, "the backend has no generator", out, NULL);
+    NEED(out->dtype == DT_F32 && threads > 0 && calls > 0 && calls <= INT64_MAX / 4 / threads && tensor_count(out) <= 4 * threads * calls, "does not fit", out, NULL);
+    return out->be->ops->randn_cuda(out->be, out, seed, first, threads, calls, e);
 }
 
 /* ---- VAE ---- */

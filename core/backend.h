@@ -135,6 +135,13 @@ typedef struct backend_ops {
     void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
     bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
 
+    /* A sequence of ops recorded once and started as one: between begin and end ops are noted, not run. Every op of it must have run
+     * before with the same shapes, so that nothing has to be allocated. All NULL where the backend has none. */
+    int (*graph_begin)(backend *be, err *e);
+    int (*graph_end)(backend *be, void **graph, err *e);      /* also after a failure in between, which it reports if nobody did */
+    int (*graph_launch)(backend *be, void *graph, err *e);
+    void (*graph_free)(backend *be, void *graph);
+
     /* fused forms; NULL where the backend has none: the wrappers below then use the single ops, with the same result */
     int (*residual_norm)(backend *be, const residual_norm_args *a, err *e);
     int (*rmsnorm_rope)(backend *be, tensor *out, const tensor *x, const tensor *w, float eps, const rope_table *r, int n_heads, err *e);
@@ -161,6 +168,8 @@ typedef struct backend_ops {
     int (*div_scalar)(backend *be, tensor *out, const tensor *x, float d, err *e);
     int (*conv)(backend *be, const conv_args *a, err *e);
     int (*pixel_norm)(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e);
+    /* NULL where the device has no generator of its own */
+    int (*randn_cuda)(backend *be, tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e);
     int (*time_interleave)(backend *be, tensor *out, const tensor *x, err *e);
     int (*to_channels_last)(backend *be, tensor *out, const tensor *x, const float *div, const float *add, err *e);
     int (*to_channels_first)(backend *be, tensor *out, const tensor *x, const float *sub, const float *mul, err *e);
@@ -251,6 +260,10 @@ int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
 int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
+
+/* Normal f32 noise of a CUDA generator of PyTorch (core/sample/noise.h): `threads` threads take Philox blocks first .. first + calls - 1
+ * each; only where ops->randn_cuda is there. */
+int op_randn_cuda(tensor *out, uint64_t seed, uint64_t first, int64_t threads, int64_t calls, err *e);
 
 /* ---- VAE ---- */
 int op_conv(const conv_args *a, err *e);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/causal_internal.h"
+#include "core/sample/noise.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
@@ -112,7 +113,7 @@ static int draw_all(causal *c, err *e)
     }
     if (!(c->all_noise = malloc((size_t)n * sizeof *c->all_noise)))
         return ERR(e, ERR_MEMORY, "no memory for the noise of %" PRId64 " latent frames; causal.draws block draws it block by block", o->total);
-    return rng_cuda_normal(o->seed, &c->offset, o->noise_sms, o->noise_threads_per_sm, c->all_noise, n, e);
+    return noise_cuda_normal(c->m.be, o->seed, &c->offset, o->noise_sms, o->noise_threads_per_sm, c->all_noise, n, e);
 }
 
 int causal_new(causal **out, causal_model m, const causal_options *o, err *e)
@@ -192,8 +193,8 @@ static int draw_noise(causal *c, int number, float *out, err *e)
         return 0;
     }
     if (o->cuda_noise)
-        return rng_cuda_normal(o->draws == CAUSAL_DRAW_BLOCK ? o->seed + (uint64_t)c->n_frames : o->seed, &c->offset, o->noise_sms,
-                               o->noise_threads_per_sm, out, n, e);
+        return noise_cuda_normal(c->m.be, o->draws == CAUSAL_DRAW_BLOCK ? o->seed + (uint64_t)c->n_frames : o->seed, &c->offset, o->noise_sms,
+                                 o->noise_threads_per_sm, out, n, e);
     rng_cpu_normal(o->draws == CAUSAL_DRAW_BLOCK || number == 0 ? &c->first : &c->later, out, n);
     return 0;
 }

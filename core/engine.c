@@ -77,6 +77,13 @@ int engine_open(engine **out, const engine_options *o, err *e)
     parallel_set_threads(o->threads);
     TRY(precision_find(&g->prec, o->precision ? o->precision : "exact", e));
     TRY(backend_open(&g->be, o->device ? o->device : "auto", e));
+    int64_t total;
+    g->blocks_to_swap = o->blocks_to_swap;
+    g->offload = o->offload;
+    g->memory_budget = o->memory_budget;
+    if (!backend_memory(g->be, &g->free_at_open, &total))
+        g->free_at_open = -1;
+    g->memory.blocks_to_swap = o->blocks_to_swap;
     const precision *asked = g->prec;
     g->prec = precision_on(asked, g->be);
     if (g->prec != asked)
@@ -172,7 +179,7 @@ int engine_need_t5(engine *g, err *e)
     if (!g->t5_file)
         return ERR(e, ERR_CONFIG, "no text encoder beside %s: looked for models_t5_umt5-xxl-enc-bf16.pth and text_encoder/; set model.t5",
                    g->files.dit);
-    int rc = umt5_open(&g->t5, g->be, g->t5_file, g->prec, e);
+    int rc = (g->memory.streams_text ? umt5_open_streamed : umt5_open)(&g->t5, g->be, g->t5_file, g->prec, e);
     if (!rc && umt5_get_config(g->t5)->dim != g->dit_cfg.text_dim)
         rc = ERR(e, ERR_SHAPE, "%s gives rows of %d, %s takes rows of %d: text encoder and DiT do not belong together", g->files.t5,
                  umt5_get_config(g->t5)->dim, g->files.dit, g->dit_cfg.text_dim);

@@ -33,6 +33,9 @@
 
 typedef struct engine engine;
 
+/* What leaves the device while it is not needed: what does not fit, nothing, everything. */
+typedef enum { ENGINE_OFFLOAD_AUTO, ENGINE_OFFLOAD_NONE, ENGINE_OFFLOAD_ALL } engine_offload;
+
 /* An adapter merged into the diffusion model when its weights are read (core/dit/lora.h). */
 typedef enum { LORA_BOTH, LORA_HIGH, LORA_LOW } lora_expert;   /* LORA_LOW: the low-noise expert, or the only model */
 typedef struct engine_lora {
@@ -57,8 +60,11 @@ typedef struct engine_options {
                                               * the diffusion model itself, if it has some */
     const char *lora;                        /* LongLive's adapter; NULL or "": the one beside the model, "none": none */
     double lora_alpha;                       /* 0: its rank */
+    int blocks_to_swap;                      /* transformer blocks in host memory, streamed: results are the same bits. 0: as many as must be */
+    engine_offload offload;
+    int64_t memory_budget;                   /* device memory to use, in bytes; 0: what is free. Without meaning on the CPU */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL, NULL, 0 }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL, NULL, 0, 0, ENGINE_OFFLOAD_AUTO, 0 }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
@@ -229,6 +235,33 @@ int engine_clip_save(engine_clip *c, const char *path, const char *identity, err
 /* Right after engine_clip_begin(). */
 int engine_clip_load(engine_clip *c, const char *path, const char *identity, err *e);
 
+/* ---- device memory ---- */
+
+/* What a run takes on the device, and what is done to make it fit. The run allocates by this plan. Bytes; all 0 but blocks_to_swap,
+ * host_bytes and the parts' sizes on the CPU. */
+typedef struct engine_memory {
+    int blocks_to_swap;          /* of each expert, in host memory (core/dit/dit_swap.h) */
+    bool streams_text;           /* the text encoder is read from its file layer by layer for every prompt */
+    bool releases_vae;           /* the VAE is loaded for every use */
+    bool one_expert;             /* of two experts one is open at a time, and read from its file when its turn comes */
+    int64_t runtime_bytes;       /* CUDA itself: context, code, libraries */
+    int64_t dit_bytes;           /* weights of the diffusion model that stay */
+    int64_t slot_bytes;          /* room for blocks on their way */
+    int64_t work_bytes;          /* activations of a step */
+    int64_t latent_bytes;        /* latents, the sampler's history, text contexts; keys and values of a causal model */
+    int64_t text_bytes;          /* the text encoder while it works */
+    int64_t text_kept_bytes;     /* of that, what stays */
+    int64_t vae_bytes;           /* weights of the VAE */
+    int64_t decode_bytes;        /* its activations */
+    int64_t device_bytes;        /* the peak of encoding, denoising and decoding, as the driver reports it */
+    int64_t limit_bytes;         /* what may be used; 0: no limit */
+    int64_t host_bytes;          /* pinned */
+} engine_memory;
+/* ERR_MEMORY with numbers and what to change if it cannot fit (*out is then the smallest plan), ERR_CONFIG for more blocks than there are. */
+int engine_plan_memory(const engine *g, const run_params *r, engine_memory *out, err *e);
+/* Takes the plan of this run into use, before prompts are encoded: engine_run() does the same, later than the text encoder loads. */
+int engine_prepare(engine *g, const run_params *r, err *e);
+
 /* Decodes and hands out 8-bit RGB frames in order as they are made (vae_decode_rgb). A callback's error stops the decoding. */
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e);
 
@@ -240,6 +273,7 @@ typedef struct engine_cost {
     int64_t weight_bytes;        /* of all parts, as held by this engine */
     int64_t activation_bytes;    /* peak of denoising */
     int64_t decode_bytes;        /* peak of decoding */
+    engine_memory memory;        /* the plan, also where it does not fit */
 } engine_cost;
 int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err *e);
 

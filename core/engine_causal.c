@@ -74,6 +74,7 @@ int engine_clip_begin(engine_clip **out, engine *g, const run_params *r, err *e)
     TRY(engine_latent_shape(g, r, shape, e));
     TRY(engine_causal_options(g, r, &o, e));
     TRY(check_prompts(g, r, o.total, e));
+    TRY(engine_prepare(g, r, e));
     TRY(engine_need_dit(g, 0, e));
     if (g->vae_file)
         TRY(engine_need_vae(g, e));
@@ -90,6 +91,7 @@ void engine_clip_end(engine_clip *c)
     if (c) {
         causal_free(c->c);
         tensor_free(&c->context);
+        engine_settle(c->g);
         free(c);
     }
 }

@@ -38,6 +38,10 @@ struct engine {
     ckpt *vace_file;                           /* of its own; NULL: in dit_file[0], or none */
     char vace_digest[65];
     bool vace_loaded;
+    int blocks_to_swap;                        /* as asked for */
+    engine_offload offload;
+    int64_t memory_budget, free_at_open;
+    engine_memory memory;                      /* the plan in use */
 };
 
 struct vace_condition {
@@ -63,6 +67,13 @@ int engine_lora_digests(engine *g, err *e);
 int engine_need_t5(engine *g, err *e);
 int engine_need_vae(engine *g, err *e);
 int engine_need_dit(engine *g, int expert, err *e);
+
+/* Between two uses of the model: activations are free, slots and kept-back memory go back to the device. */
+void engine_settle(engine *g);
+/* After the VAE was used: closed where the plan says so. */
+void engine_leave_vae(engine *g);
+/* Peak of decoding beside the VAE's weights. */
+int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v);
 
 /* A prompt's rows through the text embedding of a DiT: *context is made when empty, [text_len, dim]. */
 int engine_embed(engine *g, const prompt *p, int expert, tensor *context, err *e);

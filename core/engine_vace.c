@@ -114,6 +114,7 @@ int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, e
 out:
     free(grey);
     vace_condition_free(c);
+    engine_leave_vae(g);
     return err_at(e, rc, "while encoding the conditions of the video");
 }
 

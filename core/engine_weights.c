@@ -82,10 +82,17 @@ int engine_need_dit(engine *g, int expert, err *e)
 {
     int rc = 0, n;
     lora *list = NULL;
+    if (g->dits[!expert] && g->memory.one_expert) {
+        dit_close(g->dits[!expert]);
+        g->dits[!expert] = NULL;
+        backend_trim(g->be);
+    } else if (g->dits[!expert]) {
+        dit_rest(g->dits[!expert]);      /* one works at a time, and so do its slots */
+    }
     if (g->dits[expert])
         return 0;
     TRY(loras_of(g, expert, &list, &n, e));
-    TRY(dit_open_lora(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, list, n, e));
+    TRY(dit_open_swapped(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, list, n, g->memory.blocks_to_swap, e));
 out:
     free(list);
     return rc;

@@ -6,7 +6,7 @@
 #include "core/engine_internal.h"
 #include "core/run_shots.h"
 #include "core/sample/bf16.h"
-#include "core/sample/rng.h"
+#include "core/sample/noise.h"
 #include "core/sample/solver.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
@@ -51,7 +51,7 @@ int engine_schedule(const engine *g, const run_params *r, schedule *out, int *ex
     return 0;
 }
 
-static int draw_noise(const run_params *r, float *out, int64_t n, err *e)
+static int draw_noise(backend *be, const run_params *r, float *out, int64_t n, err *e)
 {
     if (r->initial_noise) {
         memcpy(out, r->initial_noise, (size_t)n * sizeof *out);
@@ -59,7 +59,7 @@ static int draw_noise(const run_params *r, float *out, int64_t n, err *e)
     }
     if (r->noise == NOISE_TORCH_CUDA) {
         uint64_t offset = 0;
-        return rng_cuda_normal(r->seed, &offset, r->noise_sms, r->noise_threads_per_sm, out, n, e);
+        return noise_cuda_normal(be, r->seed, &offset, r->noise_sms, r->noise_threads_per_sm, out, n, e);
     }
     rng_cpu rng;
     rng_cpu_seed(&rng, r->seed);
@@ -235,8 +235,10 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     TRY(engine_schedule(g, r, &s, expert, e));
     TRY(skipped_blocks(&skip, g, r, e));
     TRY(shot_run_begin(&shots, g, r, shape, e));
-    for (int i = 0; i < r->steps; i++)
+    TRY(engine_prepare(g, r, e));
+    for (int i = 0; i < r->steps && !g->memory.one_expert; i++)
         TRY(engine_need_dit(g, expert[i], e));
+    TRY(engine_need_dit(g, expert[0], e));
     if (vace)
         TRY(engine_need_vace_blocks(g, e));
     TRY(tensor_new(latents, g->be, DT_F32, 4, shape, e));
@@ -250,7 +252,7 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         rc = ERR(e, ERR_MEMORY, "no host memory for latents");
         goto out;
     }
-    TRY(draw_noise(r, host, tensor_count(latents), e));
+    TRY(draw_noise(g->be, r, host, tensor_count(latents), e));
     TRY(op_upload(latents, host, e));
     if (r->latents_bf16)
         TRY(bf16_round(latents, e));
@@ -259,6 +261,7 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     TRY(emit(h, at, HOOK_LATENTS, latents, e));
     for (int i = 0; i < r->steps; i++) {
         double guidance = r->guidance[r->n_guidance == 1 ? 0 : i];
+        TRY(engine_need_dit(g, expert[i], e));
         dit *d = g->dits[expert[i]];
         at = (hook_point){ .step = i, .n_steps = r->steps, .sigma = s.sigmas[i], .timestep = s.timesteps[i], .expert = expert[i],
                            .cond = true, .layer = -1, .module = "" };
@@ -321,6 +324,7 @@ out:
     free(host);
     if (rc)
         tensor_free(latents);
+    engine_settle(g);
     return rc;
 }
 
@@ -336,6 +340,7 @@ int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err
     if (!rc)
         rc = vae_decode_rgb(s, latents, &index, fn, user, e);
     vae_stream_free(s);
+    engine_leave_vae(g);
     return rc;
 }
 
@@ -365,8 +370,6 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
     *out = (engine_cost){ 0 };
     int n_blocks = c->num_layers + (run_has_vace(g, r) ? c->n_vace_layers : 0);
     out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * calls;
-    if (r->causal)      /* from here on: what one call works on */
-        L = L / (double)shape[1] * (r->causal->window == -1 ? (double)shape[1] : r->causal->window);
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))
@@ -383,16 +386,13 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
         double per = 27 * (6 * c0 * c0) + 27 * (6 * c1 * c1) / 4 + 27 * (5.5 * c2 * c2) / 32 + 27 * (10 * c3 * c3) / 256 +
                      9 * c1 * c0 + 9 * c2 * c2 / 2 / 4 + 9 * c3 * c3 / 2 / 32;
         out->flops_decode = 2 * pixels * per;
-        out->decode_bytes = (int64_t)(4.0 * VAE_TIME * r->width * r->height * c0 * 5);
+        out->decode_bytes = engine_decode_bytes(g, r, &v);
     }
     ckpt *files[6] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->vace_file, g->lora_file };
     for (int f = 0; f < 6; f++)
         for (size_t i = 0; files[f] && i < ckpt_count(files[f]); i++)
             out->weight_bytes += (int64_t)ckpt_at(files[f], i)->bytes;
-    double size = (double)dtype_size(g->prec->act);
-    out->activation_bytes = (int64_t)(L * (7 * D + M + c->in_dim * 4 + c->out_dim * 4) * size + T * 4 * D * size +
-                                      9 * 4.0 * (double)(shape[0] * shape[1] * shape[2] * shape[3]));
-    if (r->causal)      /* keys and values of the window */
-        out->activation_bytes += (int64_t)(2.0 * c->num_layers * L * D * 4);
+    engine_plan_memory(g, r, &out->memory, NULL);      /* where it does not fit, the numbers tell by how much */
+    out->activation_bytes = out->memory.work_bytes + out->memory.latent_bytes;
     return 0;
 }

@@ -30,13 +30,31 @@ int tensor_new(tensor *t, backend *be, dtype type, int ndim, const int64_t *shap
     return 0;
 }
 
+/* where the factors of n bytes of data begin */
+static int64_t scale_offset(int64_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+int64_t tensor_extent(const tensor *t)
+{
+    return t->scale ? scale_offset(tensor_count(t)) + t->shape[0] * (int64_t)sizeof(float) : tensor_bytes(t);
+}
+
+void tensor_move(tensor *t, void *to)
+{
+    if (t->scale)
+        t->scale = (float *)((char *)to + scale_offset(tensor_count(t)));
+    t->data = to;
+}
+
 int tensor_new_scaled(tensor *t, backend *be, int64_t rows, int64_t cols, err *e)
 {
-    int64_t data = (rows * cols + 255) / 256 * 256, bytes = data + rows * (int64_t)sizeof(float);
+    int64_t bytes = scale_offset(rows * cols) + rows * (int64_t)sizeof(float);
     int rc = tensor_new(t, be, DT_U8, 1, &bytes, e);
     if (rc)
         return rc;
-    t->scale = (float *)((char *)t->data + data);
+    t->scale = (float *)((char *)t->data + scale_offset(rows * cols));
     t->dtype = DT_F8_E4M3;
     t->ndim = 2;
     t->shape[0] = rows;

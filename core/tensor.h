@@ -43,6 +43,10 @@ tensor tensor_rows(const tensor *t, int64_t first, int64_t n);
 /* A view of host memory (a mapped file, an array): never freed by the tensor. */
 tensor tensor_wrap(backend *be, const void *data, dtype type, int ndim, const int64_t *shape);
 
+/* Bytes of data and factors together, as they lie in one allocation; and the same tensor at another address. */
+int64_t tensor_extent(const tensor *t);
+void tensor_move(tensor *t, void *to);
+
 int64_t tensor_count(const tensor *t);             /* elements */
 int64_t tensor_bytes(const tensor *t);
 int64_t tensor_cols(const tensor *t);              /* last dimension */

@@ -171,6 +171,9 @@ int batch_run_config(str *text, const config *cfg, const char *marked_prompt, in
     TRY(put_text(&c.batch.name, "", e));
     c.model.seed = seed;
     c.model.threads = 0;
+    c.memory.blocks_to_swap = 0;
+    c.memory.offload = OFFLOAD_AUTO;
+    c.memory.budget = 0;
     c.batch.videos_per_variation = 1;
     c.batch.limit = c.batch.max_failures = 0;
     c.causal.save_every = 0;

@@ -43,7 +43,7 @@ int batch_report_duplicates(const batch *b, err *e);
 char *batch_run_folder(const variation *v, int64_t seed);
 
 /* The configuration that makes exactly this run again, alone: template and seed replaced, and every setting that only says
- * where, how many and how fast (output, batch, threads) set to one value. Its text goes into traces, its hash into the
+ * where, how many and how fast (output, batch, threads, memory) set to one value. Its text goes into traces, its hash into the
  * manifest. */
 int batch_run_config(str *text, const config *cfg, const char *marked_prompt, int64_t seed, err *e);
 /* sha256 of that text, the checkpoint digests and the precision. */

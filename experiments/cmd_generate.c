@@ -40,6 +40,7 @@ static const char HELP[] =
     "  --lora-multiplier M...           one an adapter, in their order (1); --lora-multiplier-high M...\n"
     "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B, longlive-1.3B: checked against the files\n"
     "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
+    "  --blocks-to-swap N               transformer blocks kept in host memory and streamed; --max-device-memory 8GiB chooses it\n"
     "\n"
     "video\n"
     "  --prompt TEXT  --negative-prompt TEXT (empty: the official one, with\n"
@@ -170,7 +171,8 @@ static const flag_spec FLAGS[] = {
     /* of H1111: they choose how its program computes, not what */
     { "attn-mode", 1, NULL, "ignored", NULL },
     { "compile", 0, NULL, "ignored", NULL },
-    { "blocks-to-swap", 1, NULL, "ignored", NULL },
+    { "blocks-to-swap", 1, "memory.blocks_to_swap", NULL, NULL },
+    { "max-device-memory", 1, "memory.budget", NULL, NULL },
     { "vae-cache-cpu", 0, NULL, "ignored", NULL },
     { "vae-dtype", 1, NULL, "ignored", NULL },
     { "dtype", 1, NULL, "ignored", NULL },
@@ -653,6 +655,11 @@ static int choose_targets(targets *t, const request *q, err *e)
         goto memory;
     if (q->images && (!(t->images = str_dup(base)) || !(t->images_part = str_format("%s.part", base))))
         goto memory;
+    if (t->video && str_ends_with(t->video, ".mp4") && !media_have_ffmpeg()) {      /* known now, not after the work */
+        rc = ERR(e, ERR_ARG, "%s: this build has no FFmpeg, so MP4 cannot be written: use a name ending in .y4m, or install FFmpeg's libraries (make "
+                 "setup) and build again", t->video);
+        goto out;
+    }
     TRY(refuse_existing(t->video, e));
     TRY(refuse_existing(t->latent, e));
     TRY(refuse_existing(t->images, e));

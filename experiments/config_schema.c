@@ -199,7 +199,7 @@ const setting SETTINGS[] = {
                                                                  "run goes on; 0 for none"),
 
     INT("memory.blocks_to_swap", memory.blocks_to_swap, 0, 1000, "0", "transformer blocks kept in host memory and "
-                                                                      "streamed"),
+                                                                      "streamed, with the same result; 0: as few as fit"),
     ENUM("memory.offload", memory.offload, OFFLOADS, "auto",
          "what leaves the device while it is not needed: auto what does not fit, none nothing, all everything"),
     { "memory.budget", SETTING_BYTES, AT(memory.budget), 0, 9007199254740992.0, 0, 0, NULL, 0, "0",

@@ -130,11 +130,11 @@ int forecast_make(forecast *f, runner *r, const batch *b, const manifest *m, uin
     learn(f, m);
     f->seconds_left = f->seconds_run * (double)f->runs_left;
     f->weight_bytes = cost.weight_bytes;
+    f->memory = cost.memory;
+    f->layers = info->dit->num_layers;
     int64_t work = cost.activation_bytes > cost.decode_bytes ? cost.activation_bytes : cost.decode_bytes;
-    if (str_starts_with(info->device, "CPU"))
-        f->host_bytes = cost.weight_bytes + work;
-    else
-        f->device_bytes = cost.weight_bytes + work;
+    f->device_bytes = cost.memory.device_bytes;
+    f->host_bytes = f->device_bytes ? cost.memory.host_bytes : cost.weight_bytes + work;
     if ((double)f->run_bytes * (double)f->runs_left < 9e18)
         f->bytes_left = f->run_bytes * (int64_t)f->runs_left;
     else
@@ -182,6 +182,26 @@ static void add_bytes(str *out, const char *before, int64_t bytes, const char *a
     str_add(out, after);
 }
 
+/* what is there at the peak: of parts that take turns the larger */
+static void print_device(const forecast *f, str *out)
+{
+    const engine_memory *m = &f->memory;
+    add_bytes(out, "device   ", f->device_bytes, " at most: ");
+    add_bytes(out, "diffusion weights ", m->dit_bytes, "");
+    if (m->blocks_to_swap)
+        add_bytes(out, " and room for two blocks ", m->slot_bytes, "");
+    add_bytes(out, ", a step ", m->work_bytes + m->latent_bytes, "");
+    add_bytes(out, ", text encoder ", m->text_bytes, m->streams_text ? " (layer by layer)" : "");
+    add_bytes(out, ", VAE ", m->vae_bytes, "");
+    add_bytes(out, " and decoding ", m->decode_bytes, "");
+    add_bytes(out, ", CUDA itself ", m->runtime_bytes, "\n");
+    if (m->blocks_to_swap) {
+        str_addf(out, "host     %d of %d transformer blocks%s are streamed from ", m->blocks_to_swap, f->layers, m->one_expert ? " of one expert at a time" : "");
+        forecast_bytes_text(out, m->host_bytes);
+        str_add(out, " of pinned memory\n");
+    }
+}
+
 void forecast_print(const forecast *f, str *out)
 {
     str_addf(out, "model    %s on %s\n", f->family, f->device);
@@ -198,10 +218,11 @@ void forecast_print(const forecast *f, str *out)
     str_addf(out, " in all (%s; %.3g operations a run", f->from_finished_runs ? "mean of the finished runs" : "estimate", f->flops_run);
     str_addf(out, ", %.3g a second measured)\n", f->rate);
     if (f->device_bytes)
-        add_bytes(out, "device   ", f->device_bytes, "");
-    else
+        print_device(f, out);
+    else {
         add_bytes(out, "memory   ", f->host_bytes, "");
-    add_bytes(out, ", of these ", f->weight_bytes, " weights (mapped from the files)\n");
+        add_bytes(out, ", of these ", f->weight_bytes, " weights (mapped from the files)\n");
+    }
     add_bytes(out, "disk     ", f->run_bytes, " a run");
     if (!f->from_finished_runs) {
         add_bytes(out, " (trace up to ", f->trace_bytes, "");
@@ -259,6 +280,7 @@ void forecast_json(const forecast *f, str *out)
     jw_kint(&w, "host_bytes", f->host_bytes);
     jw_kint(&w, "device_bytes", f->device_bytes);
     jw_kint(&w, "weight_bytes", f->weight_bytes);
+    jw_kint(&w, "blocks_to_swap", f->memory.blocks_to_swap);
     jw_kint(&w, "trace_bytes_per_run", f->trace_bytes);
     jw_kint(&w, "video_bytes_per_run", f->video_bytes);
     jw_kint(&w, "bytes_per_run", f->run_bytes);

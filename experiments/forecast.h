@@ -22,7 +22,9 @@ typedef struct forecast {
     double rate;                     /* measured, operations a second */
     double seconds_run, seconds_left;
     bool from_finished_runs;         /* seconds and bytes are means of finished runs */
-    int64_t host_bytes, device_bytes;      /* peak while a run goes; device_bytes 0 on the CPU */
+    int64_t host_bytes, device_bytes;      /* peak while a run goes; device_bytes 0 on the CPU; with a GPU host_bytes is pinned memory */
+    engine_memory memory;            /* of what device_bytes consists */
+    int layers;
     int64_t weight_bytes;
     int64_t trace_bytes, video_bytes, run_bytes, bytes_left;
     int64_t free_bytes;              /* where the batch goes; -1 unknown */

@@ -13,6 +13,7 @@ int cmd_expand(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 static const struct {
     const char *name;
@@ -26,6 +27,7 @@ static const struct {
     { "inspect", cmd_inspect, "say what a checkpoint file or folder holds" },
     { "compare", cmd_compare, "find the first difference of two traces or safetensors files" },
     { "convert", cmd_convert, "write a model with adapters merged, in another type, or 8-bit with scales" },
+    { "bench", cmd_bench, "time the engine with random weights against what the hardware could do" },
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -44,7 +46,7 @@ static int unknown(const char *word)
     for (int i = 0; i < N_COMMANDS; i++)
         names[i] = COMMANDS[i].name;
     const char *near = str_nearest(word, names, N_COMMANDS);
-    if (strcmp(word, "serve") == 0 || strcmp(word, "bench") == 0)
+    if (strcmp(word, "serve") == 0)
         fprintf(stderr, "wanscope: '%s' is not part of this build; 'wanscope --help' lists the commands it has\n", word);
     else if (near)
         fprintf(stderr, "wanscope: unknown command '%s': did you mean '%s'? 'wanscope --help' lists the commands\n", word, near);

@@ -265,8 +265,6 @@ int runner_open(runner **out, config *cfg, err *e)
         return ERR(e, ERR_MEMORY, "out of memory");
     r->cfg = cfg;
     r->progress.told_at = runner_now();
-    if (cfg->memory.blocks_to_swap > 0 || cfg->memory.budget > 0)
-        log_msg(LOG_INFO, "memory.blocks_to_swap and memory.budget have no effect on the CPU: weights are mapped, not copied");
     engine_options o = ENGINE_OPTIONS_INIT;
     TRY(list_loras(cfg, &loras, e));
     o.loras = loras;
@@ -286,6 +284,9 @@ int runner_open(runner **out, config *cfg, err *e)
     o.family = cfg->model.family == FAMILY_HOLOCINE ? "holocine" : NULL;
     o.lora = cfg->causal.lora;
     o.lora_alpha = cfg->causal.lora_alpha;
+    o.blocks_to_swap = (int)cfg->memory.blocks_to_swap;
+    o.offload = cfg->memory.offload == OFFLOAD_ALL ? ENGINE_OFFLOAD_ALL : cfg->memory.offload == OFFLOAD_NONE ? ENGINE_OFFLOAD_NONE : ENGINE_OFFLOAD_AUTO;
+    o.memory_budget = cfg->memory.budget;
     TRY(engine_open(&r->g, &o, e));
     TRY(engine_get_info(r->g, false, &r->info, e));
     TRY(check_family(cfg, &r->info, e));
@@ -297,6 +298,9 @@ int runner_open(runner **out, config *cfg, err *e)
     }
     TRY(prompts_new(&r->texts, r->g, cfg, e));
     TRY(fill_params(r, e));
+    if (cfg->memory.budget > 0 && str_starts_with(r->info.device, "CPU"))
+        log_msg(LOG_INFO, "memory.budget has no effect on the CPU: weights are mapped, not copied");
+    TRY(engine_prepare(r->g, &r->params, e));
     *out = r;
     free(loras);
     return 0;

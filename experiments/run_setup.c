@@ -29,6 +29,7 @@ const char RUN_OPTIONS_HELP[] =
     "  --lora FILE[:MULTIPLIER][@EXPERT]  an adapter to merge (model.lora)\n"
     "  --steps N  --guidance-scale G  --shift S  --solver NAME  --negative-prompt TEXT\n"
     "  --width W  --height H  --frames F  --fps R  --max-variations N  --threads N\n"
+    "  --blocks-to-swap N  --max-device-memory 8GiB\n"
     "                                the settings of these names\n"
     "  --resume DIR                  go on with the batch in DIR, with its own config.yaml\n"
     "  --quiet | --verbose           less or more on stderr\n"
@@ -62,6 +63,8 @@ static const flag_spec FLAGS[] = {
     { "duration", 1, "video.duration", NULL, NULL },
     { "max-variations", 1, "batch.limit", NULL, NULL },
     { "threads", 1, "model.threads", NULL, NULL },
+    { "blocks-to-swap", 1, "memory.blocks_to_swap", NULL, NULL },
+    { "max-device-memory", 1, "memory.budget", NULL, NULL },
     { "resume", 1, NULL, NULL, NULL },
     { "quiet", 0, NULL, NULL, NULL },
     { "verbose", 0, NULL, NULL, NULL },
@@ -105,7 +108,8 @@ static int refuse_changes(const flags *f, err *e)
     for (size_t i = 0; i < f->n_items; i++) {
         const flag_spec *spec = f->items[i].spec;
         bool changes = spec->key || strcmp(spec->name, "set") == 0 || strcmp(spec->name, "template") == 0 || strcmp(spec->name, "config") == 0;
-        if (changes && strcmp(spec->name, "threads"))
+        bool same_bytes = strcmp(spec->name, "threads") == 0 || strcmp(spec->name, "blocks-to-swap") == 0 || strcmp(spec->name, "max-device-memory") == 0;
+        if (changes && !same_bytes)
             return ERR(e, ERR_ARG, "--resume goes on with the batch's own config.yaml, so --%s cannot be given with it; for other settings start "
                        "another batch with --config", spec->name);
     }

@@ -364,7 +364,7 @@ int yml_parse(yml_doc **out, const char *text, size_t len, const char *name, err
     (void)text;
     (void)len;
     *out = NULL;
-    return ERR(e, ERR_CONFIG, "%s: this build cannot read YAML; install libyaml (libyaml-dev) and build again", name);
+    return ERR(e, ERR_CONFIG, "%s: this build cannot read YAML, since libyaml was not found; install it (make setup, or the package libyaml-dev) and build again", name);
 }
 
 #endif

@@ -7,10 +7,13 @@
 #include "core/backend.h"
 #include "core/base/json.h"
 #include "core/io/ckpt.h"
+#include "core/precision.h"
 
 typedef struct golden {
     const char *dir;            /* the folder checked */
     backend *be;
+    const precision *prec;
+    double bound;               /* of |ours - reference| / |reference|, in place of every tolerance but 0 where the precision is not exact; else 0 */
     ckpt *file;                 /* its golden.safetensors */
     int compared, failed, left_out;
 } golden;

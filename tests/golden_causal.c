@@ -37,7 +37,6 @@ static void parts_close(causal_parts *m)
 static int parts_open(golden *g, causal_parts *m, const char *dir, const json *c, bool with_lora, err *e)
 {
     dit_config cfg;
-    const precision *prec;
     char *base = fs_join(dir, "longlive_base.pt"), *adapter = fs_join(dir, "lora.pt");
     const json *hw = json_get(c, "latent_hw"), *l = json_get(c, "lora");
     *m = (causal_parts){ .h = (int64_t)json_number(json_at(hw, 0), 0), .w = (int64_t)json_number(json_at(hw, 1), 0) };
@@ -55,18 +54,16 @@ static int parts_open(golden *g, causal_parts *m, const char *dir, const json *c
         rc = ckpt_open(&m->adapter, adapter, e);
     if (!rc)
         rc = dit_config_detect(&cfg, m->file, NULL, e);
-    if (!rc)
-        rc = precision_find(&prec, "exact", e);
     if (!rc) {
         cfg.num_heads = (int)json_get_int(c, "num_heads", cfg.num_heads);
         cfg.text_len = (int)json_get_int(c, "text_len", cfg.text_len);
         lora a = { m->adapter, json_get_number(l, "alpha", 0), 1 };
-        rc = dit_open_lora(&m->d, g->be, m->file, &cfg, prec, &a, with_lora ? 1 : 0, e);
+        rc = dit_open_lora(&m->d, g->be, m->file, &cfg, g->prec, &a, with_lora ? 1 : 0, e);
     }
     if (!rc)
         rc = dit_work_new(&m->work, m->d, m->block, m->h, m->w, e);
     if (!rc)
-        rc = kv_cache_new(&m->cache, g->be, cfg.num_layers, cfg.dim, DT_F32, m->frame_tokens, m->window, m->sink, m->block, m->frames, e);
+        rc = kv_cache_new(&m->cache, g->be, cfg.num_layers, cfg.dim, g->prec->act, m->frame_tokens, m->window, m->sink, m->block, m->frames, e);
     free(base);
     free(adapter);
     return rc;
@@ -83,11 +80,11 @@ static int embed_key(golden *g, dit *d, const char *key, tensor *context, err *e
         return ERR(e, ERR_FORMAT, "key '%s' is missing or not a matrix", key);
     }
     int64_t keep = t->shape[0] < dit_get_config(d)->text_len ? t->shape[0] : dit_get_config(d)->text_len;
-    int rc = TENSOR_NEW(&rows, g->be, DT_F32, e, keep, t->shape[1]);
+    int rc = TENSOR_NEW(&rows, g->be, g->prec->act, e, keep, t->shape[1]);
     if (!rc)
-        rc = op_upload(&rows, host, e);
+        rc = op_upload_f32(&rows, host, e);
     if (!rc)
-        rc = TENSOR_NEW(context, g->be, DT_F32, e, dit_get_config(d)->text_len, dit_get_config(d)->dim);
+        rc = TENSOR_NEW(context, g->be, g->prec->act, e, dit_get_config(d)->text_len, dit_get_config(d)->dim);
     if (!rc)
         rc = dit_embed_text(d, &rows, context, e);
     tensor_free(&rows);
@@ -192,7 +189,7 @@ static void longlive_case(golden *g, const json *c, const char *name, bool with_
     o.context_noise = json_get_number(c, "context_noise", 0);
     o.noise = given_noise;
     o.noise_user = &w;
-    CHECK(causal_new(&clip, (causal_model){ g->be, m.d, NULL, DT_F32 }, &o, &e));
+    CHECK(causal_new(&clip, (causal_model){ g->be, m.d, NULL, g->prec->act }, &o, &e));
     CHECK(hooks_observe(&h, (hook_observer){ witness_wants, witness_show, &w }, &e));
     w.most = m.frames / m.block * ((int)w.n_steps + 1) + 2;
     w.start = calloc((size_t)w.most, sizeof(float));
@@ -358,7 +355,6 @@ void golden_wan_vace(golden *g)
     dit_work *work = NULL;
     vae *v = NULL;
     dit_config cfg;
-    const precision *prec;
     tensor text = { 0 }, context = { 0 }, given = { 0 }, x = { 0 }, y = { 0 };
     json *doc = golden_json(g, "cases.json"), *config = golden_json(g, "config.json");
     char *vae_path = golden_path(g, json_get_string(doc, "vae", "../wan-t2v/Wan2.1_VAE.pth"));
@@ -373,13 +369,12 @@ void golden_wan_vace(golden *g)
     CHECK(ckpt_open(&c, g->dir, &e));
     CHECK(ckpt_normalise(c, CKPT_DIT, &e));
     CHECK(dit_config_detect(&cfg, c, config, &e));
-    CHECK(precision_find(&prec, "exact", &e));
-    CHECK(dit_open(&d, g->be, c, &cfg, prec, &e));
+    CHECK(dit_open(&d, g->be, c, &cfg, g->prec, &e));
     CHECK(dit_add_vace(d, c, cfg.vace_in_dim, cfg.n_vace_layers, cfg.vace_layers, &e));
     CHECK(embed_key(g, d, "text", &text, &e));
     CHECK(ckpt_open(&vc, vae_path, &e));
     CHECK(ckpt_normalise(vc, CKPT_VAE, &e));
-    CHECK(vae_open(&v, g->be, vc, prec, &e));
+    CHECK(vae_open(&v, g->be, vc, g->prec, &e));
     int64_t F = shape->shape[1], H = shape->shape[2], W = shape->shape[3];
     zero = calloc((size_t)(3 * F * H * W), sizeof *zero);
     for (int i = 0; i < 4; i++) {

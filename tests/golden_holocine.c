@@ -128,7 +128,6 @@ typedef struct {
 static int open_dit(golden *g, const char *file, int text_len, ckpt **c, dit **d, err *e)
 {
     dit_config cfg;
-    const precision *prec;
     char *path = golden_path(g, file);
     int rc = ckpt_open(c, path, e);
     free(path);
@@ -136,12 +135,10 @@ static int open_dit(golden *g, const char *file, int text_len, ckpt **c, dit **d
         rc = ckpt_normalise(*c, CKPT_DIT, e);
     if (!rc)
         rc = dit_config_detect(&cfg, *c, NULL, e);
-    if (!rc)
-        rc = precision_find(&prec, "exact", e);
     if (rc)
         return rc;
     cfg.text_len = text_len;
-    return dit_open(d, g->be, *c, &cfg, prec, e);
+    return dit_open(d, g->be, *c, &cfg, g->prec, e);
 }
 
 static int embed(golden *g, dit *d, const char *key, tensor *context, err *e)
@@ -149,7 +146,7 @@ static int embed(golden *g, dit *d, const char *key, tensor *context, err *e)
     tensor rows = { 0 };
     int rc = upload_rows(g, key, &rows, e);
     if (!rc)
-        rc = TENSOR_NEW(context, g->be, DT_F32, e, dit_get_config(d)->text_len, dit_get_config(d)->dim);
+        rc = TENSOR_NEW(context, g->be, g->prec->act, e, dit_get_config(d)->text_len, dit_get_config(d)->dim);
     if (!rc)
         rc = dit_embed_text(d, &rows, context, e);
     tensor_free(&rows);
@@ -279,6 +276,7 @@ static void through_engine(golden *g, const json *c, const tensor *x, int frames
     o.model = model;
     o.text_len = text_len;
     o.device = !strcmp(g->be->ops->name, "cuda") ? "cuda" : "cpu";
+    o.precision = g->prec->name;
     CHECK(op_download_f32(noise, x, &e));
     CHECK(engine_open(&eng, &o, &e));
     for (int sparse = 0; sparse < 2; sparse++) {

@@ -79,13 +79,11 @@ static void text_encoder(golden *g, const json *cases)
     err e = { 0 };
     ckpt *c = NULL;
     umt5 *t5 = NULL;
-    const precision *prec;
     tensor rows = { 0 };
     char *path = golden_path(g, "models_t5_umt5-xxl-enc-bf16.pth");
     CHECK(ckpt_open(&c, path, &e));
     CHECK(ckpt_normalise(c, CKPT_T5, &e));
-    CHECK(precision_find(&prec, "exact", &e));
-    CHECK(umt5_open(&t5, g->be, c, prec, &e));
+    CHECK(umt5_open(&t5, g->be, c, g->prec, &e));
     for (size_t i = 0;; i++) {
         char key[48], ids_key[48];
         int visible = 0;
@@ -208,11 +206,11 @@ static int context_of(golden *g, dit *d, const float *rows, int64_t n, tensor *c
 {
     const dit_config *c = dit_get_config(d);
     tensor t = { 0 };
-    int rc = TENSOR_NEW(&t, g->be, DT_F32, e, n, c->text_dim);
+    int rc = TENSOR_NEW(&t, g->be, g->prec->act, e, n, c->text_dim);
     if (!rc)
         rc = op_upload_f32(&t, rows, e);
     if (!rc)
-        rc = TENSOR_NEW(context, g->be, DT_F32, e, c->text_len, c->dim);
+        rc = TENSOR_NEW(context, g->be, g->prec->act, e, c->text_len, c->dim);
     if (!rc)
         rc = dit_embed_text(d, &t, context, e);
     tensor_free(&t);
@@ -240,7 +238,6 @@ static void dit_forwards(golden *g, const json *cases)
     ckpt *c = NULL;
     json *config = NULL;
     dit_config cfg;
-    const precision *prec;
     dit *d = NULL;
     dit_work *work = NULL;
     tensor context = { 0 };
@@ -249,8 +246,7 @@ static void dit_forwards(golden *g, const json *cases)
     if (!(config = golden_json(g, "config.json")))
         goto out;
     CHECK(dit_config_detect(&cfg, c, config, &e));
-    CHECK(precision_find(&prec, "exact", &e));
-    CHECK(dit_open(&d, g->be, c, &cfg, prec, &e));
+    CHECK(dit_open(&d, g->be, c, &cfg, g->prec, &e));
     for (int i = 0;; i++) {
         char key[64], out_key[64], t_key[64];
         bool odd = false;
@@ -319,13 +315,11 @@ static void vae_passes(golden *g)
     err e = { 0 };
     ckpt *c = NULL;
     vae *v = NULL;
-    const precision *prec;
     tensor in = { 0 }, out = { 0 };
     char *path = golden_path(g, "Wan2.1_VAE.pth");
     CHECK(ckpt_open(&c, path, &e));
     CHECK(ckpt_normalise(c, CKPT_VAE, &e));
-    CHECK(precision_find(&prec, "exact", &e));
-    CHECK(vae_open(&v, g->be, c, prec, &e));
+    CHECK(vae_open(&v, g->be, c, g->prec, &e));
     const char *pairs[3][2] = { { "vae.z", "vae.dec" }, { "vae.z1", "vae.dec1" }, { "vae.video", "vae.enc" } };
     for (int i = 0; i < 3; i++) {
         what = pairs[i][1];
@@ -553,7 +547,6 @@ static void wan_run(golden *g, engine *eng, const json *cases)
     err e = { 0 };
     ckpt *c = NULL;
     vae *v = NULL;
-    const precision *prec;
     tensor latents = { 0 }, video = { 0 };
     float *host = NULL;
     double *guidance = NULL;
@@ -573,8 +566,7 @@ static void wan_run(golden *g, engine *eng, const json *cases)
     }
     CHECK(ckpt_open(&c, path, &e));
     CHECK(ckpt_normalise(c, CKPT_VAE, &e));
-    CHECK(precision_find(&prec, "exact", &e));
-    CHECK(vae_open(&v, g->be, c, prec, &e));
+    CHECK(vae_open(&v, g->be, c, g->prec, &e));
     CHECK(tensor_new(&video, g->be, DT_F32, ref->ndim, ref->shape, &e));
     tensor here = latents;      /* the engine's device is this one; only the handle differs */
     CHECK(vae_decode(v, &here, &video, &e));
@@ -605,6 +597,7 @@ void golden_wan(golden *g)
     engine_options o = ENGINE_OPTIONS_INIT;
     o.model = g->dir;
     o.device = g->be->ops->name;
+    o.precision = g->prec->name;
     if (!cases)
         goto out;
     tokenizer_cases(g, cases, tok);
@@ -643,6 +636,7 @@ void golden_wan22(golden *g)
     o.t5 = t5;
     o.tokenizer = tok;
     o.device = g->be->ops->name;
+    o.precision = g->prec->name;
     CHECK(engine_open(&eng, &o, &e));
     const ckpt_tensor *ex = ckpt_find(g->file, "expert");
     int steps = (int)json_get_int(c, "steps", 0);

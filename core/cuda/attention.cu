@@ -1,55 +1,161 @@
-/* Blocked softmax attention and the probabilities of chosen columns, f32. The readable version and the oracle of faster ones.
+/* Blocked softmax attention in f32, the exact path; bf16 goes to the kernels of the other files.
  *
- * attention: a block of 256 threads owns QT queries of one head and visits the keys KT at a time through shared memory with a
- * running maximum and sum. Thread (row, lane8) keeps columns lane8, lane8 + 8, ... of its row's output in registers. */
+ * attend: a block of 256 threads owns 64 queries of one head and visits the keys 64 at a time through shared memory with a
+ * running maximum and sum. Thread (y, x) of 16 x 16 has the scores of rows 4y..4y+3 and columns x, x+16, .. and of the output
+ * columns 4x.. (and 64 + 4x.. above 64).
+ * attend_wide: the same for heads of 129 to 512, with 8 threads a row. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/cuda/attention_wide.h"
-#include "core/cuda/cuda.cuh"
+#include "core/cuda/attn_plan.cuh"
 
-enum { QT = 32, THREADS = 256 };
+enum { QT = 32, THREADS = 256, TILE = 64 };
 
-/* The plan on the device: segments as (q_begin, q_end, first range, end range), then ranges as (begin, end), then the first
- * tile of each segment. */
-typedef struct {
-    int n_segments;
-    const int64_t *segments, *ranges, *first_tile;
-    int64_t n_q, n_k;       /* for the full plan, which needs no tables */
-} plan_dev;
-
-__device__ static void find_segment(const plan_dev &p, int64_t tile, int tile_rows, int64_t *q0, int64_t *q_end, int64_t *r0, int64_t *r1)
+/* `rows` rows of D values into TILE rows of LD, zeros beyond */
+__device__ static void load_rows(float *to, const float *from, int rows, int D, int columns, int LD, int64_t width)
 {
-    if (!p.n_segments) {
-        *q0 = tile * tile_rows;
-        *q_end = p.n_q;
-        *r0 = 0;
-        *r1 = 1;
+    if (D % 4 == 0 && width % 4 == 0 && (uintptr_t)from % 16 == 0) {
+        for (int i = threadIdx.x; i < TILE * (columns / 4); i += THREADS) {
+            int r = i / (columns / 4), c = i % (columns / 4) * 4;
+            *(float4 *)(to + r * LD + c) = r < rows && c < D ? *(const float4 *)(from + r * width + c) : make_float4(0, 0, 0, 0);
+        }
         return;
     }
-    int lo = 0, hi = p.n_segments - 1;
-    while (lo < hi) {
-        int mid = (lo + hi + 1) / 2;
-        if (p.first_tile[mid] <= tile)
-            lo = mid;
-        else
-            hi = mid - 1;
+    for (int i = threadIdx.x; i < TILE * columns; i += THREADS) {
+        int r = i / columns, c = i % columns;
+        to[r * LD + c] = r < rows && c < D ? from[r * width + c] : 0.0f;
     }
-    *q0 = p.segments[4 * lo] + (tile - p.first_tile[lo]) * tile_rows;
-    *q_end = p.segments[4 * lo + 1];
-    *r0 = p.segments[4 * lo + 2];
-    *r1 = p.segments[4 * lo + 3];
 }
 
-__device__ static void range_of(const plan_dev &p, int64_t r, int64_t *begin, int64_t *end)
+template <int DP>
+__global__ static void __launch_bounds__(THREADS) attend(float *out, const float *q, const float *k, const float *v, plan_dev plan, int D, int64_t width,
+                                                         float scale, const float *bias, int64_t span, float *lse)
 {
-    *begin = p.n_segments ? p.ranges[2 * r] : 0;
-    *end = p.n_segments ? p.ranges[2 * r + 1] : p.n_k;
+    constexpr int LD = DP + 4, LP = TILE + 4, PIECES = (DP + 63) / 64;
+    extern __shared__ __align__(16) float tiles[];
+    float *sq = tiles, *skv = sq + TILE * LD, *sp = skv + TILE * LD;
+    int head = blockIdx.y, y = threadIdx.x / 16, x = threadIdx.x % 16;
+    int64_t q0, q_end, r0, r1;
+    find_segment(plan, blockIdx.x, TILE, &q0, &q_end, &r0, &r1);
+    int rows = (int)(q_end - q0 < TILE ? q_end - q0 : TILE);
+    float acc[4][PIECES][4], m[4], l[4];
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        m[r] = -INFINITY;
+        l[r] = 0;
+        for (int n = 0; n < PIECES; n++)
+            for (int i = 0; i < 4; i++)
+                acc[r][n][i] = 0;
+    }
+    load_rows(sq, q + q0 * width + head * D, rows, D, DP, LD, width);
+    key_blocks<TILE> at;
+    for (at.start(plan, r0, r1); !at.done(); at.next(plan)) {
+        int keys = at.keys();
+        __syncthreads();
+        load_rows(skv, k + at.k0 * width + head * D, keys, D, DP, LD, width);
+        __syncthreads();
+        float s[4][4] = { { 0 } };
+        for (int d = 0; d < DP; d += 4) {
+            float4 a[4], b[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                a[i] = *(const float4 *)(sq + (4 * y + i) * LD + d);
+                b[i] = *(const float4 *)(skv + (x + 16 * i) * LD + d);
+            }
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    s[r][c] = fmaf(a[r].x, b[c].x, s[r][c]);
+                    s[r][c] = fmaf(a[r].y, b[c].y, s[r][c]);
+                    s[r][c] = fmaf(a[r].z, b[c].z, s[r][c]);
+                    s[r][c] = fmaf(a[r].w, b[c].w, s[r][c]);
+                }
+        }
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            int row = 4 * y + r;
+            float top = m[r], sum = 0;
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                int col = x + 16 * c;
+                s[r][c] *= scale;
+                if (bias && row < rows && col < keys)
+                    s[r][c] += bias[head * (2 * span - 1) + at.k0 + col - q0 - row + span - 1];
+                if (col >= keys)
+                    s[r][c] = -INFINITY;
+                top = fmaxf(top, s[r][c]);
+            }
+#pragma unroll
+            for (int o = 8; o; o >>= 1)
+                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, o));
+            float shift = top == -INFINITY ? 0.0f : top, shrink = expf(m[r] - shift);
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                s[r][c] = expf(s[r][c] - shift);
+                sum += s[r][c];
+                sp[row * LP + x + 16 * c] = s[r][c];
+            }
+            m[r] = top;
+            l[r] = l[r] * shrink + sum;
+#pragma unroll
+            for (int n = 0; n < PIECES; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    acc[r][n][i] *= shrink;
+        }
+        __syncthreads();
+        load_rows(skv, v + at.k0 * width + head * D, keys, D, DP, LD, width);
+        __syncthreads();
+#pragma unroll 2
+        for (int j = 0; j < TILE; j += 4) {
+            float4 p[4];
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                p[r] = *(const float4 *)(sp + (4 * y + r) * LP + j);
+#pragma unroll
+            for (int n = 0; n < PIECES; n++) {
+                if (DP % 64 && n * 64 + 4 * x >= DP)
+                    continue;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float4 value = *(const float4 *)(skv + (j + i) * LD + n * 64 + 4 * x);
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        float w = i == 0 ? p[r].x : i == 1 ? p[r].y : i == 2 ? p[r].z : p[r].w;
+                        acc[r][n][0] = fmaf(w, value.x, acc[r][n][0]);
+                        acc[r][n][1] = fmaf(w, value.y, acc[r][n][1]);
+                        acc[r][n][2] = fmaf(w, value.z, acc[r][n][2]);
+                        acc[r][n][3] = fmaf(w, value.w, acc[r][n][3]);
+                    }
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        int row = 4 * y + r;
+        float all = l[r];
+#pragma unroll
+        for (int o = 8; o; o >>= 1)
+            all += __shfl_xor_sync(0xffffffffu, all, o);
+        if (row >= rows)
+            continue;
+        if (lse && x == 0)
+            lse[head * plan.n_q + q0 + row] = m[r] + logf(all);
+#pragma unroll
+        for (int n = 0; n < PIECES; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (n * 64 + 4 * x + i < D)
+                    out[(q0 + row) * width + head * D + n * 64 + 4 * x + i] = acc[r][n][i] / all;
+    }
 }
 
 template <int MAX_D, int KT>
-__global__ static void __launch_bounds__(THREADS) attend(float *out, const float *q, const float *k, const float *v, plan_dev plan, int D, int64_t width,
-                                                         float scale, const float *bias, int64_t span)
+__global__ static void __launch_bounds__(THREADS) attend_wide(float *out, const float *q, const float *k, const float *v, plan_dev plan, int D, int64_t width,
+                                                         float scale, const float *bias, int64_t span, float *lse)
 {
     extern __shared__ float shared[];
     float *sq = shared, *skv = sq + QT * (D + 1), *ss = skv + KT * (D + 1);
@@ -107,6 +213,8 @@ __global__ static void __launch_bounds__(THREADS) attend(float *out, const float
             }
         }
     }
+    if (lse && lane == 0 && q0 + row < q_end)
+        lse[head * plan.n_q + q0 + row] = m + logf(l);
     if (q0 + row < q_end)
 #pragma unroll
         for (int i = 0; i < MAX_D / 8; i++)
@@ -114,160 +222,54 @@ __global__ static void __launch_bounds__(THREADS) attend(float *out, const float
                 out[(q0 + row) * width + head * D + lane + 8 * i] = acc[i] / l;
 }
 
-/* Puts the plan into scratch memory; returns the number of tiles. */
-static int plan_upload(backend *be, const attn_plan *plan, int64_t n_q, int64_t n_k, int tile_rows, size_t extra, plan_dev *out, int64_t *tiles, err *e)
-{
-    int64_t ranges = 0, at = 0, first = 0;
-    out->n_segments = plan->n_segments;
-    out->segments = out->ranges = out->first_tile = NULL;
-    out->n_q = n_q;
-    out->n_k = n_k;
-    *tiles = (n_q + tile_rows - 1) / tile_rows;
-    for (int s = 0; s < plan->n_segments; s++)
-        ranges += plan->segments[s].n_ranges;
-    size_t words = (size_t)(plan->n_segments * 5 + 2 * ranges), bytes = words * sizeof(int64_t);
-    int rc = cuda_need_work(be, bytes + extra + 256, e);
-    if (rc || !plan->n_segments)
-        return rc;
-    int64_t *host = (int64_t *)malloc(bytes);
-    if (!host)
-        return ERR(e, ERR_MEMORY, "no memory for an attention plan of %d segments", plan->n_segments);
-    int64_t *seg = host, *rng = host + 4 * plan->n_segments, *tile = rng + 2 * ranges;
-    for (int s = 0; s < plan->n_segments; s++) {
-        const attn_segment *g = &plan->segments[s];
-        int64_t row[4] = { g->q_begin, g->q_end, at, at + g->n_ranges };
-        memcpy(seg + 4 * s, row, sizeof row);
-        for (int r = 0; r < g->n_ranges; r++, at++) {
-            rng[2 * at] = g->ranges[r].begin;
-            rng[2 * at + 1] = g->ranges[r].end;
-        }
-        tile[s] = first;
-        first += (g->q_end - g->q_begin + tile_rows - 1) / tile_rows;
-    }
-    *tiles = first;
-    rc = be->ops->upload(be, impl(be)->work, host, bytes, e);
-    free(host);
-    out->segments = (const int64_t *)impl(be)->work;
-    out->ranges = out->segments + 4 * plan->n_segments;
-    out->first_tile = out->ranges + 2 * ranges;
-    return rc;
-}
+typedef void kernel_fn(float *, const float *, const float *, const float *, plan_dev, int, int64_t, float, const float *, int64_t, float *);
 
-template <int MAX_D, int KT>
-static int launch(backend *be, const attn_args *a, const plan_dev &plan, int64_t tiles, int D, err *e)
+static int launch(backend *be, const attn_args *a, kernel_fn *kernel, int tile_rows, size_t bytes, err *e)
 {
-    size_t bytes = (size_t)(QT * (D + 1) + KT * (D + 1) + QT * (KT + 1)) * sizeof(float);
+    int64_t tiles, span = a->rel_bias ? a->rel_bias->shape[1] / 2 + 1 : 0;
+    int D = (int)(tensor_cols(a->q) / a->n_heads);
+    plan_dev plan;
+    int rc = cuda_plan(be, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), tile_rows, &plan, &tiles, e);
+    if (rc || !tiles)
+        return rc;
     if (bytes > impl(be)->shared_limit)
         return ERR(e, ERR_DEVICE, "%s: attention heads of %d need %zu bytes of shared memory a block, %zu are there", be->device, D, bytes, impl(be)->shared_limit);
-    CUDA_TRY(cudaFuncSetAttribute(attend<MAX_D, KT>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "attention");
-    dim3 grid(blocks_for(tiles, 1), (unsigned)a->n_heads);
-    int64_t span = a->rel_bias ? a->rel_bias->shape[1] / 2 + 1 : 0;
-    attend<MAX_D, KT><<<grid, THREADS, bytes, impl(be)->stream>>>((float *)a->out->data, (const float *)a->q->data, (const float *)a->k->data,
-                                                                 (const float *)a->v->data, plan, D, tensor_cols(a->q), a->scale,
-                                                                 a->rel_bias ? (const float *)a->rel_bias->data : NULL, span);
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "attention");
+    kernel<<<dim3(blocks_for(tiles, 1), (unsigned)a->n_heads), THREADS, bytes, impl(be)->stream>>>(
+        (float *)a->out->data, (const float *)a->q->data, (const float *)a->k->data, (const float *)a->v->data, plan, D, tensor_cols(a->q), a->scale,
+        a->rel_bias ? (const float *)a->rel_bias->data : NULL, span, a->lse ? (float *)a->lse->data : NULL);
     return cuda_launched(be, "attention", e);
+}
+
+template <int DP>
+static int run(backend *be, const attn_args *a, err *e)
+{
+    return launch(be, a, attend<DP>, TILE, (size_t)(2 * TILE * (DP + 4) + TILE * (TILE + 4)) * sizeof(float), e);
+}
+
+static size_t wide_bytes(int D, int keys)
+{
+    return (size_t)(QT * (D + 1) + keys * (D + 1) + QT * (keys + 1)) * sizeof(float);
 }
 
 extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
 {
     int D = (int)(tensor_cols(a->q) / a->n_heads);
-    plan_dev plan;
-    int64_t tiles;
-    if (a->q->dtype == DT_BF16 && D > 128)
-        return cuda_attention_wide(be, a, e);
-    int rc = plan_upload(be, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), QT, 0, &plan, &tiles, e);
-    if (rc || !tiles)
-        return rc;
+    if (a->q->dtype == DT_BF16)
+        return D > 128 ? cuda_attention_wide(be, a, e) : cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
+    if (a->n_heads > 65535)
+        return ERR(e, ERR_DEVICE, "%d attention heads: the CUDA backend handles up to 65535", a->n_heads);
+    if (D <= 16)
+        return run<16>(be, a, e);
+    if (D <= 32)
+        return run<32>(be, a, e);
     if (D <= 64)
-        return launch<64, 32>(be, a, plan, tiles, D, e);
+        return run<64>(be, a, e);
     if (D <= 128)
-        return launch<128, 32>(be, a, plan, tiles, D, e);
+        return run<128>(be, a, e);
     if (D <= 256)
-        return launch<256, 16>(be, a, plan, tiles, D, e);
+        return launch(be, a, attend_wide<256, 16>, QT, wide_bytes(D, 16), e);
     if (D <= 512)
-        return launch<512, 16>(be, a, plan, tiles, D, e);
+        return launch(be, a, attend_wide<512, 16>, QT, wide_bytes(D, 16), e);
     return ERR(e, ERR_DEVICE, "attention heads of %d: the CUDA backend handles up to 512", D);
-}
-
-/* ---- probabilities: one warp a query; the heads one after another, so that their mean has a fixed order ---- */
-
-enum { PROBS_WARPS = 4 };
-
-__global__ static void __launch_bounds__(PROBS_WARPS * 32) probs(float *out, const float *q, const float *k, plan_dev plan, int D, int64_t width, int heads,
-                                                                 float scale, int n_words, const int *word_begin, const int *columns, bool mean, int64_t n_q)
-{
-    int lane = threadIdx.x % 32;
-    int64_t i0, q_end, r0, r1;
-    find_segment(plan, blockIdx.x, PROBS_WARPS, &i0, &q_end, &r0, &r1);
-    int64_t i = i0 + threadIdx.x / 32;
-    if (i >= q_end)
-        return;
-    for (int h = 0; h < heads; h++) {
-        const float *query = q + i * width + h * D;
-        float m = -INFINITY;
-        double l = 0;
-        for (int64_t r = r0; r < r1; r++) {
-            int64_t begin, end;
-            range_of(plan, r, &begin, &end);
-            for (int64_t j = begin + lane; j < end; j += 32) {
-                const float *key = k + j * width + h * D;
-                float s = 0;
-                for (int d = 0; d < D; d++)
-                    s += query[d] * key[d];
-                s *= scale;
-                float top = fmaxf(m, s);
-                l = (m == -INFINITY ? 0.0 : l * (double)expf(m - top)) + (double)expf(s - top);
-                m = top;
-            }
-        }
-        float top = warp_max(m);
-        l = m == -INFINITY ? 0.0 : l * (double)expf(m - top);
-        for (int o = 16; o; o >>= 1)
-            l += __shfl_xor_sync(0xffffffffu, l, o);
-        for (int w = 0; w < n_words; w++) {
-            double p = 0;
-            for (int c = word_begin[w] + lane; c < word_begin[w + 1]; c += 32) {
-                int64_t j = columns[c];
-                int times = 0;
-                for (int64_t r = r0; r < r1; r++) {
-                    int64_t begin, end;
-                    range_of(plan, r, &begin, &end);
-                    times += j >= begin && j < end;
-                }
-                const float *key = k + j * width + h * D;
-                float s = 0;
-                for (int d = 0; d < D; d++)
-                    s += query[d] * key[d];
-                p += times * (double)expf(s * scale - top);
-            }
-            for (int o = 16; o; o >>= 1)
-                p += __shfl_xor_sync(0xffffffffu, p, o);
-            p /= l;
-            if (lane == 0) {
-                float *at = out + ((int64_t)(mean ? 0 : h) * n_words + w) * n_q + i;
-                *at = mean ? (h ? *at : 0.0f) + (float)(p / heads) : (float)p;
-            }
-        }
-    }
-}
-
-extern "C" int cuda_attn_probs(backend *be, const attn_probs_args *a, err *e)
-{
-    int n_columns = a->word_begin[a->n_words], D = (int)(tensor_cols(a->q) / a->n_heads);
-    size_t bytes = (size_t)(a->n_words + 1 + n_columns) * sizeof(int), plan_bytes = 0;
-    plan_dev plan;
-    int64_t tiles;
-    int rc = plan_upload(be, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), PROBS_WARPS, bytes, &plan, &tiles, e);
-    if (rc || !tiles)
-        return rc;
-    for (int s = 0; s < a->plan.n_segments; s++)
-        plan_bytes += (size_t)(5 + 2 * a->plan.segments[s].n_ranges) * sizeof(int64_t);
-    int *table = (int *)((char *)impl(be)->work + plan_bytes);
-    if ((rc = be->ops->upload(be, table, a->word_begin, (size_t)(a->n_words + 1) * sizeof(int), e)) ||
-        (n_columns && (rc = be->ops->upload(be, table + a->n_words + 1, a->columns, (size_t)n_columns * sizeof(int), e))))
-        return rc;
-    probs<<<blocks_for(tiles, 1), PROBS_WARPS * 32, 0, impl(be)->stream>>>((float *)a->out->data, (const float *)a->q->data, (const float *)a->k->data, plan, D,
-                                                                          tensor_cols(a->q), a->n_heads, a->scale, a->n_words, table,
-                                                                          table + a->n_words + 1, a->out->shape[0] == 1, tensor_nrows(a->q));
-    return cuda_launched(be, "attn_probs", e);
 }

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cuda/cuda.cuh"
+#include "core/cuda/attn_plan.cuh"
 
 int cuda_fail(backend *be, cudaError_t status, const char *op, err *e)
 {
@@ -36,7 +36,7 @@ int cuda_need_work(backend *be, size_t bytes, err *e)
     if (bytes <= c->work_bytes)
         return 0;
     if (c->work) {
-        cudaFreeAsync(c->work, c->stream);
+        cuda_retire(be, c->work);
         be->bytes_now -= (int64_t)c->work_bytes;
     }
     c->work = NULL;
@@ -146,11 +146,14 @@ static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
+    cuda_tables_free(be);
+    cuda_attention_hopper_close(be);
     if (c->work)
         cudaFreeAsync(c->work, c->stream);
     gemm_close(c);
     if (c->blas)
         blas.destroy(c->blas);
+    cuda_trim(be);              /* what this engine kept for itself goes back to the device */
     if (c->stream) {
         cudaStreamSynchronize(c->stream);
         cudaStreamDestroy(c->stream);
@@ -165,6 +168,10 @@ static backend_ops make_ops(bool hopper)
     o.bf16 = true;
     o.fp8 = hopper;             /* products with a factor a row: cuBLASLt has them for Hopper only */
     o.quantise = hopper ? cuda_quantise : NULL;
+    o.graph_begin = cuda_graph_begin;
+    o.graph_end = cuda_graph_end;
+    o.graph_launch = cuda_graph_launch;
+    o.graph_free = cuda_graph_free;
     o.residual_norm = cuda_residual_norm;
     o.rmsnorm_rope = cuda_rmsnorm_rope;
     o.cast = cuda_cast;
@@ -202,6 +209,7 @@ static backend_ops make_ops(bool hopper)
     o.unpatchify = cuda_unpatchify;
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
+    o.randn_cuda = cuda_randn;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;
@@ -258,6 +266,7 @@ extern "C" int backend_open_cuda(backend **out, int device, err *e)
     c->device = device;
     c->sm_count = p.multiProcessorCount;
     c->shared_limit = p.sharedMemPerBlockOptin;
+    c->hopper = p.major == 9 && p.minor == 0;
     snprintf(be->device, sizeof be->device, "%.100s (cuda:%d)", p.name, device);
     status = cudaSetDevice(device);
     if (status == cudaSuccess)

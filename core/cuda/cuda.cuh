@@ -15,6 +15,7 @@ extern "C" {
 }
 
 typedef struct cuda_stream cuda_stream;     /* stream.cu */
+struct attn_work_cache;      /* attention_hopper.cu */
 
 typedef struct cuda_impl {
     int device;
@@ -23,9 +24,14 @@ typedef struct cuda_impl {
     struct gemm_cache *gemm;    /* cuBLASLt: its handle, workspace and the plan of every shape met (gemm.cu) */
     void *work;                 /* scratch of the convolutions and the plans */
     size_t work_bytes;
+    int graphs;                 /* recorded and not freed: they keep addresses */
+    struct cuda_retired *retired;   /* memory that goes with the last of them (graph.cu) */
     int sm_count;
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
     cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
+    struct cuda_tables *tables; /* attn_plan.cuh */
+    bool hopper;                /* compute capability 9.0: kernels of sm_90a run */
+    struct attn_work_cache *attn_work;
 } cuda_impl;
 
 static inline cuda_impl *impl(backend *be)
@@ -39,6 +45,8 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e);
 int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
+/* Frees device memory that recorded graphs may use, now or when the last of them is gone. NULL is harmless. */
+void cuda_retire(backend *be, void *p);
 /* Queues an upload of n elements of `source` (pageable memory, which may change on return), held as `kept` (the same, f32, bf16,
  * f16): converted by all threads on the way through a pinned ring. */
 int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype source, int64_t n, err *e);
@@ -52,6 +60,7 @@ int cuda_slot_acquire(backend *be, backend_slot *s, err *e);
 int cuda_slot_release(backend *be, backend_slot *s, err *e);
 void cuda_trim(backend *be);
 bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
+void cuda_attention_hopper_close(backend *be);      /* frees the kept work lists */
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
@@ -138,6 +147,10 @@ template <int n> __device__ static inline void store_run(__nv_bfloat16 *p, const
 void gemm_close(cuda_impl *c);
 
 extern "C" {
+int cuda_graph_begin(backend *, err *);
+int cuda_graph_end(backend *, void **, err *);
+int cuda_graph_launch(backend *, void *, err *);
+void cuda_graph_free(backend *, void *);
 int cuda_linear(backend *, tensor *, const tensor *, const tensor *, const tensor *, activation, err *);
 int cuda_layernorm(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);
 int cuda_layernorm_mod(backend *, tensor *, const tensor *, const tensor *, const tensor *, float, err *);
@@ -151,6 +164,10 @@ int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_attention(backend *, const attn_args *, err *);
+int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads of 1 to 128 */
+/* bf16, heads of 128, on Hopper */
+int cuda_attention_hopper(backend *, const attn_args *, err *);
+bool cuda_attention_hopper_takes(const backend *, const attn_args *);
 int cuda_attn_probs(backend *, const attn_probs_args *, err *);
 int cuda_silu(backend *, tensor *, const tensor *, err *);
 int cuda_gated_gelu(backend *, tensor *, const tensor *, const tensor *, err *);
@@ -159,6 +176,7 @@ int cuda_patchify(backend *, tensor *, const tensor *, err *);
 int cuda_unpatchify(backend *, tensor *, const tensor *, err *);
 int cuda_axpby(backend *, tensor *, float, const tensor *, float, const tensor *, err *);
 int cuda_div_scalar(backend *, tensor *, const tensor *, float, err *);
+int cuda_randn(backend *, tensor *, uint64_t, uint64_t, int64_t, int64_t, err *);
 int cuda_conv(backend *, const conv_args *, err *);
 int cuda_time_interleave(backend *, tensor *, const tensor *, err *);
 int cuda_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);

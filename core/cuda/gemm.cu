@@ -234,7 +234,7 @@ static void point_at_scales(gemm_plan *p, const tensor *w, const tensor *x)
 }
 
 /* The plan of a shape: cuBLASLt's first suggestion, which depends on shape, types, alignment and GPU only. */
-static gemm_plan *plan_of(struct gemm_cache *g, const gemm_key *k)
+static gemm_plan *plan_of(struct gemm_cache *g, const gemm_key *k, const tensor *w, const tensor *x)
 {
     for (int i = 0; i < SLOTS; i++) {
         const gemm_key *o = &g->plans[i].key;
@@ -247,7 +247,10 @@ static gemm_plan *plan_of(struct gemm_cache *g, const gemm_key *k)
     drop(p);
     p->key = *k;
     p->used = true;
-    p->refused = !describe(p, k) || !choose(g, p, k);
+    p->refused = !describe(p, k);
+    if (!p->refused && k->fp8)      /* without them the library does not find its kernels */
+        point_at_scales(p, w, x);
+    p->refused = p->refused || !choose(g, p, k);
     return p;
 }
 
@@ -266,8 +269,7 @@ static int bias_for(backend *be, const tensor *bias, dtype type, const void **ou
         return 0;
     int64_t n = tensor_count(bias);
     if (n > g->bias_room) {
-        if (g->bias)
-            cudaFreeAsync(g->bias, impl(be)->stream);
+        cuda_retire(be, g->bias);
         g->bias = NULL;
         g->bias_room = 0;
         CUDA_TRY(cudaMallocAsync(&g->bias, (size_t)n * 2, impl(be)->stream), "a rounded bias");
@@ -291,7 +293,7 @@ static int linear_lt(backend *be, tensor *out, const tensor *x, const tensor *w,
     k.align_out = alignment(out->data, k.N * (k.out_f32 ? 4 : 2));
     if (!k.fp8 && (k.align_x < 16 || k.align_w < 16 || k.align_out < 16))
         return linear_plain(be, out, x, w, bias, act, e);
-    gemm_plan *p = plan_of(impl(be)->gemm, &k);
+    gemm_plan *p = plan_of(impl(be)->gemm, &k, w, x);
     if (k.fp8 && p->refused)
         return ERR(e, ERR_DEVICE, "%s: cuBLASLt has no 8-bit product of %lld x %lld x %lld with a factor a row; use model.precision bf16", be->device,
                    (long long)k.R, (long long)k.K, (long long)k.N);

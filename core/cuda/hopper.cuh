@@ -50,12 +50,13 @@ __device__ static __forceinline__ void mbar_arrive(uint32_t bar)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
-/* arrives at the same barrier of block `rank` of the cluster */
+/* Arrives at the same barrier of block `rank` of the cluster. Orders no ordinary stores for the other block (release at cluster scope would
+ * cost a fence to the whole GPU): meant for "my wgmma reads are done". */
 __device__ static __forceinline__ void mbar_arrive_cluster(uint32_t bar, uint32_t rank)
 {
     asm volatile("{\n.reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(bar), "r"(rank) : "memory");
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar), "r"(rank) : "memory");
 }
 
 __device__ static __forceinline__ bool mbar_try(uint32_t bar, uint32_t parity)

@@ -51,6 +51,8 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
     *out = NULL;
     if (!d)
         return ERR(e, ERR_MEMORY, "no memory for a DiT");
+    static uint64_t opened;
+    d->number = ++opened;
     d->be = be;
     d->cfg = *config;
     d->prec = prec;
@@ -130,7 +132,7 @@ static int64_t block_bytes(dit_block *b)
     tensor *parts[DIT_BLOCK_TENSORS];
     dit_block_tensors(b, parts);
     for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
-        n += tensor_bytes(parts[k]);
+        n += tensor_extent(parts[k]);
     return n;
 }
 
@@ -195,7 +197,7 @@ int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e)
     TRY(TENSOR_NEW(&padded, d->be, d->prec->act, e, L, d->cfg.text_dim));
     TRY(op_zero(&padded, e));
     tensor head = tensor_rows(&padded, 0, n);
-    TRY(op_copy(&head, rows, e));
+    TRY(op_cast(&head, rows, e));
     TRY(TENSOR_NEW(&hidden, d->be, d->prec->act, e, L, D));
     TRY(op_linear(&hidden, &padded, &d->w.text_embedding_0.w, &d->w.text_embedding_0.b, ACT_GELU_TANH, e));
     TRY(op_linear(context, &hidden, &d->w.text_embedding_2.w, &d->w.text_embedding_2.b, ACT_NONE, e));
@@ -209,6 +211,7 @@ out:
 
 static void work_release(dit_work *w)
 {
+    dit_graphs_free(w);
     tensor_free(&w->memory);
     free(w->host_sinusoid);
     *w = (dit_work){ .be = w->be };

@@ -44,7 +44,7 @@ typedef struct dit_sizes {
 /* bf16_file: the checkpoint holds bf16. */
 void dit_sizes_of(const dit_config *c, const precision *prec, bool bf16_file, bool vace, int64_t L, int64_t G, dit_sizes *out);
 
-/* Text rows [n, text_dim] f32 (n <= text_len; the rest is zeros, and attended, as upstream) -> context [text_len, dim]. */
+/* Text rows [n, text_dim] f32 or of the activations' type (n <= text_len; the rest is zeros, and attended, as upstream) -> context [text_len, dim]. */
 int dit_embed_text(dit *d, const tensor *rows, tensor *context, err *e);
 
 /* Memory for latents of [*, F, H, W]; grows when a later call needs more. */

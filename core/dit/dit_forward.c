@@ -43,14 +43,12 @@ static int show_in_block(pass *p, int layer, const char *part, const tensor *val
     return show(p, name, layer, value, e);
 }
 
-/* t -> t_emb [G, D] and its six projections; the sinusoid is cos first, in f64, rounded once (model.py:18-28, 546-550) */
-static int embed_time(pass *p, err *e)
+/* The sinusoid of the timesteps is cos first, in f64, rounded once (model.py:18-28, 546-550). */
+static int upload_time(pass *p, err *e)
 {
-    int rc = 0;
     dit *d = p->d;
     dit_work *w = p->w;
     int G = p->in->n_timesteps, half = d->cfg.freq_dim / 2;
-    int64_t D = d->cfg.dim;
     for (int g = 0; g < G; g++)
         for (int j = 0; j < half; j++) {
             double angle = p->in->timesteps[g] * pow(10000.0, -(double)j / half);
@@ -59,9 +57,19 @@ static int embed_time(pass *p, err *e)
             w->host_sinusoid[g * d->cfg.freq_dim + j] = (float)cos(angle);
             w->host_sinusoid[g * d->cfg.freq_dim + half + j] = (float)sin(angle);
         }
+    tensor sinusoid = tensor_rows(&w->sinusoid, 0, G);
+    return op_upload(&sinusoid, w->host_sinusoid, e);
+}
+
+/* t_emb [G, D] and its six projections */
+static int embed_time(pass *p, err *e)
+{
+    int rc = 0, G = p->in->n_timesteps;
+    dit *d = p->d;
+    dit_work *w = p->w;
+    int64_t D = d->cfg.dim;
     tensor sinusoid = tensor_rows(&w->sinusoid, 0, G), hidden = tensor_rows(&w->t_hidden, 0, G);
     tensor t_emb = tensor_rows(&w->t_emb, 0, G), silu = tensor_rows(&w->t_silu, 0, G);
-    TRY(op_upload(&sinusoid, w->host_sinusoid, e));
     TRY(op_linear(&hidden, &sinusoid, &d->w.time_embedding_0.w, &d->w.time_embedding_0.b, ACT_SILU, e));
     TRY(op_linear(&t_emb, &hidden, &d->w.time_embedding_2.w, &d->w.time_embedding_2.b, ACT_NONE, e));
     TRY(show(p, "time_embedding", -1, &t_emb, e));
@@ -76,6 +84,24 @@ static int embed_time(pass *p, err *e)
     }
 out:
     return rc;
+}
+
+/* What the product with `w` takes for x: x itself, or for 8-bit weights its rows rounded to 8 bits, which stay until the next call. */
+static int input_for(pass *p, const tensor *w, const tensor *x, tensor *out, err *e)
+{
+    *out = *x;
+    if (w->dtype != DT_F8_E4M3)
+        return 0;
+    *out = tensor_wrap(x->be, p->w->x8.data, DT_F8_E4M3, 2, (int64_t[]){ tensor_nrows(x), tensor_cols(x) });
+    out->scale = p->w->x8_scale.data;
+    return op_quantise(out, x, e);
+}
+
+static int product(pass *p, tensor *out, const tensor *x, const dit_linear *lin, activation act, err *e)
+{
+    tensor in;
+    int rc = input_for(p, &lin->w, x, &in, e);
+    return rc ? rc : op_linear(out, &in, &lin->w, &lin->b, act, e);
 }
 
 /* Queries or keys; `rope` NULL in cross-attention. */
@@ -114,12 +140,14 @@ static int self_attention(pass *p, const site *s, err *e)
     rope_table rope = p->rope;
     attn_segment segment = { 0, L, 1, NULL };
     attn_range padded = { 0, L };
+    tensor hn;
     if (s->hint)
         rope.frame_offset = 0;
     TRY(op_layernorm_mod(&p->hn, s->x, &p->of[1], &p->of[0], (float)p->d->cfg.eps, e));
-    TRY(qk(p, &p->q, &p->hn, &w->q, &w->norm_q, &rope, e));
-    TRY(qk(p, &p->k, &p->hn, &w->k, &w->norm_k, &rope, e));
-    TRY(op_linear(&p->v, &p->hn, &w->v.w, &w->v.b, ACT_NONE, e));
+    TRY(input_for(p, &w->q.w, &p->hn, &hn, e));
+    TRY(qk(p, &p->q, &hn, &w->q, &w->norm_q, &rope, e));
+    TRY(qk(p, &p->k, &hn, &w->k, &w->norm_k, &rope, e));
+    TRY(op_linear(&p->v, &hn, &w->v.w, &w->v.b, ACT_NONE, e));
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
     tensor k_all, v_all;
@@ -146,7 +174,7 @@ static int self_attention(pass *p, const site *s, err *e)
         a.plan = (attn_plan){ 1, &segment };
     }
     TRY(op_attention(&a, e));
-    TRY(op_linear(&p->y, &p->hn, &w->o.w, &w->o.b, ACT_NONE, e));
+    TRY(product(p, &p->y, &p->hn, &w->o, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".self_attn", &p->y, e));
     residual_norm_args r = { .x = s->x, .y = &p->y, .gate = &p->of[2], .out = &p->hn, .a = &s->b->norm3_w, .b = &s->b->norm3_b,
@@ -162,7 +190,9 @@ static int cross_attention(pass *p, const site *s, err *e)
     int rc = 0, N = p->d->cfg.num_heads;
     const dit_attention *weights = &s->b->cross_attn;
     dit_work *w = p->w;
-    TRY(qk(p, &p->q, &p->hn, &weights->q, &weights->norm_q, NULL, e));
+    tensor hn;
+    TRY(input_for(p, &weights->q.w, &p->hn, &hn, e));
+    TRY(qk(p, &p->q, &hn, &weights->q, &weights->norm_q, NULL, e));
     text_cache *kept = s->hint ? NULL : p->in->text;
     tensor *ctx_k = kept ? &kept->k[s->layer] : &w->ctx_k, *ctx_v = kept ? &kept->v[s->layer] : &w->ctx_v;
     if (!kept || !kept->filled) {
@@ -192,7 +222,7 @@ static int cross_attention(pass *p, const site *s, err *e)
         hook_data data = { .attn = &a, .grid = { p->rope.grid[0], p->rope.grid[1], p->rope.grid[2] } };
         TRY(hooks_show(p->h, &at, &data, e));
     }
-    TRY(op_linear(&p->y, &p->hn, &weights->o.w, &weights->o.b, ACT_NONE, e));
+    TRY(product(p, &p->y, &p->hn, &weights->o, ACT_NONE, e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, ".cross_attn", &p->y, e));
     residual_norm_args r = { .x = s->x, .y = &p->y, .out = &p->hn, .a = &p->of[4], .b = &p->of[3], .modulated = true, .eps = (float)p->d->cfg.eps };
@@ -207,8 +237,8 @@ static int block(pass *p, const site *s, err *e)
     TRY(op_add_row(&p->mod, &p->t_mod, &s->b->modulation, e));
     TRY(self_attention(p, s, e));
     TRY(cross_attention(p, s, e));
-    TRY(op_linear(&p->ffn, &p->hn, &s->b->ffn_0.w, &s->b->ffn_0.b, ACT_GELU_TANH, e));
-    TRY(op_linear(&p->y, &p->ffn, &s->b->ffn_2.w, &s->b->ffn_2.b, ACT_NONE, e));
+    TRY(product(p, &p->ffn, &p->hn, &s->b->ffn_0, ACT_GELU_TANH, e));
+    TRY(product(p, &p->y, &p->ffn, &s->b->ffn_2, ACT_NONE, e));
     TRY(op_gate_add(s->x, &p->y, &p->of[5], e));
     if (!s->hint)
         TRY(show_in_block(p, s->layer, "", s->x, e));
@@ -316,6 +346,42 @@ out:
     return rc;
 }
 
+/* All ops of a pass, from the latents to the velocity. */
+static int queue(pass *p, int n_hints, tensor *velocity, err *e)
+{
+    int rc = 0;
+    dit *d = p->d;
+    const dit_input *in = p->in;
+    int64_t L = tensor_nrows(&p->x);
+    tensor patches = tensor_rows(&p->w->patches, 0, L), head = tensor_rows(&p->w->out, 0, L);
+
+    TRY(show(p, "text_embedding", -1, in->context, e));
+    TRY(op_patchify(&patches, in->latents, e));
+    TRY(to_stream(p, &p->x, &patches, &d->w.patch_embedding, e));
+    TRY(show(p, "patch_embedding", -1, &p->x, e));
+    TRY(add_shot_embedding(p, e));
+    TRY(embed_time(p, e));
+    tensor c = { 0 };
+    if (n_hints)
+        TRY(begin_hints(p, &c, e));
+    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
+    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
+        site s = { .x = &p->x, .layer = i };
+        if (!in->skip_block || !in->skip_block[i]) {
+            TRY(dit_block_begin(d, i, &s.b, e));
+            TRY(block(p, &s, e));
+            TRY(dit_block_end(d, i, e));
+        }
+        if (hint < n_hints && d->vace.layers[hint] == i)
+            TRY(add_hint(p, hint++, &c, e));
+    }
+    TRY(run_head(p, &head, e));
+    TRY(show(p, "head", -1, &head, e));
+    TRY(op_unpatchify(velocity, &head, e));
+out:
+    return rc;
+}
+
 int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, const hooks *h, const hook_point *where, err *e)
 {
     int rc = 0;
@@ -354,38 +420,28 @@ int dit_forward(dit *d, dit_work *w, const dit_input *in, tensor *velocity, cons
     p.v = tensor_rows(&w->v, 0, L);
     p.y = tensor_rows(&w->y, 0, L);
     p.ffn = tensor_rows(&w->ffn, 0, L);
-    tensor patches = tensor_rows(&w->patches, 0, L), head = tensor_rows(&w->out, 0, L);
-
-    TRY(show(&p, "text_embedding", -1, in->context, e));
-    TRY(op_patchify(&patches, in->latents, e));
-    TRY(to_stream(&p, &p.x, &patches, &d->w.patch_embedding, e));
-    TRY(show(&p, "patch_embedding", -1, &p.x, e));
-    TRY(add_shot_embedding(&p, e));
-    TRY(embed_time(&p, e));
+    TRY(upload_time(&p, e));
     if (in->cache)
         TRY(kv_cache_plan(in->cache, in->frame_offset * (H / 2) * (W / 2), L, in->force_sink, &p.kv, e));
-    tensor c = { 0 };
-    if (n_hints)
-        TRY(begin_hints(&p, &c, e));
-    TRY(dit_pass_begin(d, in->skip_block, n_hints, e));
-    for (int i = 0, hint = 0; i < d->cfg.num_layers; i++) {
-        site s = { .x = &p.x, .layer = i };
-        if (!in->skip_block || !in->skip_block[i]) {
-            TRY(dit_block_begin(d, i, &s.b, e));
-            TRY(block(&p, &s, e));
-            TRY(dit_block_end(d, i, e));
+    dit_graph *kept = dit_graph_find(w, d, in, velocity, h, where);
+    if (kept && kept->seen) {
+        if (!kept->graph) {
+            err other = { 0 };
+            TRY(d->be->ops->graph_begin(d->be, e));
+            rc = queue(&p, n_hints, velocity, e);
+            int end = d->be->ops->graph_end(d->be, &kept->graph, rc ? &other : e);
+            TRY(rc ? rc : end);
         }
-        if (hint < n_hints && d->vace.layers[hint] == i)
-            TRY(add_hint(&p, hint++, &c, e));
+        TRY(d->be->ops->graph_launch(d->be, kept->graph, e));
+    } else {
+        TRY(queue(&p, n_hints, velocity, e));
     }
+    if (kept)
+        kept->seen = true;
     if (in->cache)
         kv_cache_commit(in->cache, &p.kv);
     if (in->text)
         in->text->filled = true;
-
-    TRY(run_head(&p, &head, e));
-    TRY(show(&p, "head", -1, &head, e));
-    TRY(op_unpatchify(velocity, &head, e));
 out:
     return rc;
 }

@@ -14,6 +14,7 @@ enum {
 
 struct dit {
     backend *be;
+    uint64_t number;                 /* of this process, each once: an address may be another model's later */
     dit_config cfg;
     const precision *prec;
     dit_weights w;
@@ -25,8 +26,27 @@ struct dit {
     int rope_pairs[3];
 };
 
+enum { DIT_GRAPHS = 4 };             /* two branches of guidance, two experts */
+
+/* What a recorded pass depends on beside the contents of tensors. */
+typedef struct dit_graph_key {
+    uint64_t model;                  /* dit.number */
+    const void *latents, *context, *velocity;
+    int64_t F, H, W, frame_offset;
+    uint64_t plans;                  /* hash of both plans and the shots of the frames */
+    int64_t n_timesteps;
+} dit_graph_key;
+
+typedef struct dit_graph {
+    dit_graph_key key;
+    bool seen;                       /* a pass of this kind has run: all memory is there */
+    void *graph;
+} dit_graph;
+
 struct dit_work {
     backend *be;
+    dit_graph graphs[DIT_GRAPHS];
+    int next_graph;
     tensor memory;                   /* everything below lies in it (dit_plan.c) */
     int64_t capacity;                /* tokens */
     int64_t groups;                  /* timesteps the modulation tensors hold */
@@ -37,6 +57,7 @@ struct dit_work {
     tensor t_mod, mod;               /* [6G, D]: of each of the six, the groups */
     tensor head_mod[2];              /* [G, D] each */
     tensor head_h;                   /* [HEAD_ROWS at most, D] in the stream's type; empty where h has that type */
+    tensor x8, x8_scale;             /* with 8-bit blocks: the input of a product, bytes [L, D or M], and its factors; else empty */
     tensor lse;                      /* f32 [N, L] of the cross-attention, where its kernel gives one cheaply; else empty */
     float *host_sinusoid;
 };
@@ -47,6 +68,11 @@ int64_t dit_work_layout(dit_work *w, const dit_config *c, const precision *prec,
 
 /* Makes room for L tokens and G timesteps; keeps what is there when it suffices. */
 int dit_work_reserve(dit_work *w, const dit *d, int64_t L, int64_t G, err *e);
+
+/* dit_graph.c: the place of passes like this one, or NULL where they cannot be recorded: with a cache, swapped or skipped blocks, VACE,
+ * or anybody looking in. Recorded passes give the bits of others. */
+dit_graph *dit_graph_find(dit_work *w, const dit *d, const dit_input *in, const tensor *velocity, const hooks *h, const hook_point *at);
+void dit_graphs_free(dit_work *w);
 
 /* Blocks by number, as in dit_swap.h. A pass announces those it will use: all main blocks but `skip` (num_layers, or NULL), and the
  * first n_hints of VACE. Ops queued between begin and end may read the block. */

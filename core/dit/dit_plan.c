@@ -55,6 +55,10 @@ int64_t dit_work_layout(dit_work *w, const dit_config *c, const precision *prec,
         place(&at, &w->head_h, s, L < HEAD_ROWS ? L : HEAD_ROWS, D);
         place(&at, &w->lse, DT_F32, c->num_heads, L);
     }
+    if (prec->block == DT_F8_E4M3) {
+        place(&at, &w->x8, DT_F8_E4M3, L, c->ffn_dim > D ? c->ffn_dim : D);
+        place(&at, &w->x8_scale, DT_F32, L, 1);
+    }
     place(&at, &w->head_mod[0], DT_F32, G, D);
     place(&at, &w->head_mod[1], DT_F32, G, D);
     return at.at;
@@ -75,10 +79,12 @@ void dit_sizes_of(const dit_config *c, const precision *prec, bool bf16_file, bo
     *out = (dit_sizes){ 0 };
     out->fixed = linear(D, (int64_t)c->in_dim * 4, m, a) + linear(D, c->text_dim, m, a) + linear(D, D, m, a) + linear(D, c->freq_dim, s, DT_F32) +
                  linear(D, D, s, DT_F32) + linear(6 * D, D, s, DT_F32) + linear(4 * (int64_t)c->out_dim, D, s, DT_F32) + aligned(2 * D * 4);
-    out->block = 8 * linear(D, D, b, a) + 6 * row + linear(M, D, b, a) + linear(D, M, b, a) + aligned(6 * D * 4);
+    out->block = 6 * linear(D, D, b, a) + 2 * linear(D, D, m, a) + 6 * row + linear(M, D, b, a) + linear(D, M, b, a) + aligned(6 * D * 4);
+    if (b == DT_F8_E4M3)
+        out->block += 6 * row + aligned(D * 4) + aligned(M * 4);      /* a factor a row */
     if (vace) {
         out->vace_fixed = linear(D, (int64_t)c->vace_in_dim * 4, m, a) + linear(D, D, m, a);
-        out->hint = out->block + linear(D, D, b, a);
+        out->hint = out->block + linear(D, D, m, a);
     }
     for (int k = 0; k < 3; k++)      /* rotary tables: all pairs of a head together */
         out->fixed += aligned(ROPE_POSITIONS * (int64_t)(D / c->num_heads) * 4 / 3);

@@ -74,7 +74,7 @@ int dit_swap_take(dit_swap *s, int id, dit_block *b, err *e)
     dit_block_tensors(b, parts);
     for (int k = 0; k < DIT_BLOCK_TENSORS; k++) {
         x.offsets[k] = x.bytes;
-        x.bytes += (tensor_bytes(parts[k]) + ALIGN - 1) / ALIGN * ALIGN;
+        x.bytes += (tensor_extent(parts[k]) + ALIGN - 1) / ALIGN * ALIGN;
     }
     stored *more = realloc(s->blocks, (size_t)(s->n_blocks + 1) * sizeof *more);
     if (more)
@@ -86,7 +86,7 @@ int dit_swap_take(dit_swap *s, int id, dit_block *b, err *e)
     TRY(backend_host_alloc(s->be, &x.host, (size_t)x.bytes, e));
     for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
         if (parts[k]->data)
-            TRY(op_download((char *)x.host + x.offsets[k], parts[k], e));
+            TRY(s->be->ops->download(s->be, (char *)x.host + x.offsets[k], parts[k]->data, (size_t)tensor_extent(parts[k]), e));
     x.block = *b;
     dit_block_free(b);
     dit_block_tensors(&x.block, parts);
@@ -206,7 +206,7 @@ int dit_swap_get(dit_swap *s, int id, const dit_block **out, err *e)
     dit_block_tensors(&s->view, parts);
     for (int k = 0; k < DIT_BLOCK_TENSORS; k++)
         if (parts[k]->data)
-            parts[k]->data = (char *)s->slots[slot].data + s->blocks[block].offsets[k];
+            tensor_move(parts[k], (char *)s->slots[slot].data + s->blocks[block].offsets[k]);
     *out = &s->view;
 out:
     return rc;

@@ -71,6 +71,21 @@ static void linear(loader *l, dit_linear *out, int64_t rows, int64_t cols, const
     linear_as(l, out, rows, cols, l->prec->weight, l->prec->act, prefix, name);
 }
 
+/* Products of a block with all tokens: in 8 bits where the policy says so and the sizes are those cuBLASLt takes. */
+static void linear_block(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *prefix, const char *name)
+{
+    tensor wide, narrow;
+    linear_as(l, out, rows, cols, l->prec->block == DT_F8_E4M3 ? l->prec->weight : l->prec->block, l->prec->act, prefix, name);
+    if (l->prec->block != DT_F8_E4M3 || rows % 16 || cols % 16 || l->rc || !out->w.data)
+        return;
+    wide = out->w;
+    if (!(l->rc = tensor_new_scaled(&narrow, l->be, rows, cols, l->e))) {
+        out->w = narrow;
+        l->rc = op_quantise(&out->w, &wide, l->e);
+        tensor_free(&wide);
+    }
+}
+
 /* Products in the stream's type (timestep, head): the values of the file, in no more bytes than it has. */
 static void linear_stream(loader *l, dit_linear *out, int64_t rows, int64_t cols, const char *name)
 {
@@ -94,14 +109,14 @@ static void modulation(loader *l, tensor *out, int64_t rows, int64_t dim, const 
     }
 }
 
-static void attention(loader *l, dit_attention *a, int64_t dim, const char *block, const char *name)
+static void attention(loader *l, dit_attention *a, int64_t dim, bool to_text, const char *block, const char *name)
 {
     char prefix[96], full[160];
     snprintf(prefix, sizeof prefix, "%s%s.", block, name);
-    linear(l, &a->q, dim, dim, prefix, "q");
-    linear(l, &a->k, dim, dim, prefix, "k");
-    linear(l, &a->v, dim, dim, prefix, "v");
-    linear(l, &a->o, dim, dim, prefix, "o");
+    linear_block(l, &a->q, dim, dim, prefix, "q");
+    (to_text ? linear : linear_block)(l, &a->k, dim, dim, prefix, "k");
+    (to_text ? linear : linear_block)(l, &a->v, dim, dim, prefix, "v");
+    linear_block(l, &a->o, dim, dim, prefix, "o");
     snprintf(full, sizeof full, "%snorm_q.weight", prefix);
     vector(l, &a->norm_q, dim, full);
     snprintf(full, sizeof full, "%snorm_k.weight", prefix);
@@ -112,14 +127,14 @@ static void block(loader *l, dit_block *b, const dit_config *c, const char *stac
 {
     char p[48], full[160];
     snprintf(p, sizeof p, "%s.%d.", stack, i);
-    attention(l, &b->self_attn, c->dim, p, "self_attn");
-    attention(l, &b->cross_attn, c->dim, p, "cross_attn");
+    attention(l, &b->self_attn, c->dim, false, p, "self_attn");
+    attention(l, &b->cross_attn, c->dim, true, p, "cross_attn");
     snprintf(full, sizeof full, "%snorm3.weight", p);
     vector(l, &b->norm3_w, c->dim, full);
     snprintf(full, sizeof full, "%snorm3.bias", p);
     vector(l, &b->norm3_b, c->dim, full);
-    linear(l, &b->ffn_0, c->ffn_dim, c->dim, p, "ffn.0");
-    linear(l, &b->ffn_2, c->dim, c->ffn_dim, p, "ffn.2");
+    linear_block(l, &b->ffn_0, c->ffn_dim, c->dim, p, "ffn.0");
+    linear_block(l, &b->ffn_2, c->dim, c->ffn_dim, p, "ffn.2");
     snprintf(full, sizeof full, "%smodulation", p);
     modulation(l, &b->modulation, 6, c->dim, full);
 }

@@ -178,7 +178,7 @@ int ckpt_sort(ckpt *c, err *e)
 
 /* opening */
 
-static int ckpt_new(ckpt **out, const char *path, err *e)
+int ckpt_new(ckpt **out, const char *path, err *e)
 {
     ckpt *c = calloc(1, sizeof *c);
     *out = NULL;

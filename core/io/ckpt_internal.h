@@ -31,6 +31,8 @@ struct ckpt {
     size_t n_metadata, metadata_cap;
 };
 
+/* An empty one; ckpt_close() it. */
+int ckpt_new(ckpt **out, const char *path, err *e);
 /* Adds a copy of `t`; its names and path are copied into the checkpoint (file_name defaults to name). */
 int ckpt_add(ckpt *c, const ckpt_tensor *t, err *e);
 int ckpt_add_metadata(ckpt *c, const char *key, const char *value, err *e);
@@ -39,6 +41,9 @@ int ckpt_sort(ckpt *c, err *e);
 
 /* Product of the dimensions times the element size; false when a dimension is negative or the product overflows. */
 bool ckpt_shape_bytes(const int64_t *shape, int ndim, dtype t, size_t *bytes);
+/* A want that writes down what it is asked for instead of looking it up: every tensor named is added to `c`, f32 and without data.
+ * ckpt_want_finish() sorts. */
+int ckpt_want_record(ckpt_want **out, ckpt *c, const char *what, err *e);
 /* "[640, 256]" */
 const char *ckpt_shape_text(char out[200], const int64_t *shape, int ndim);
 /* A tensor's name fit to be used: not empty, not too long, no control characters. */

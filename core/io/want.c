@@ -29,6 +29,7 @@ struct ckpt_want {
     char **ignored;
     size_t n_ignored;
     bool failed;            /* memory ran out */
+    ckpt *record;           /* tensors asked for are added here; NULL: they are looked up */
 };
 
 /* numbers between dots become '*' */
@@ -122,6 +123,23 @@ int ckpt_want_begin(ckpt_want **out, const ckpt *c, const char *what, err *e)
     return 0;
 }
 
+int ckpt_want_record(ckpt_want **out, ckpt *c, const char *what, err *e)
+{
+    int rc = ckpt_want_begin(out, c, what, e);
+    if (!rc)
+        (*out)->record = c;
+    return rc;
+}
+
+static void record(ckpt_want *w, int ndim, const int64_t *shape, const char *name)
+{
+    err e = { 0 };
+    ckpt_tensor t = { .name = name, .dtype = DT_F32, .ndim = ndim, .file = w->record->path };
+    for (int i = 0; i < ndim; i++)
+        t.shape[i] = shape[i] < 0 ? 1 : shape[i];
+    w->failed |= ckpt_add(w->record, &t, &e) != 0;
+}
+
 static void wanted_shape(char out[200], const int64_t *shape, int ndim)
 {
     size_t n = 0;
@@ -142,6 +160,10 @@ const ckpt_tensor *ckpt_want_tensor(ckpt_want *w, int ndim, const int64_t *shape
     va_end(ap);
     if (n < 0) {
         w->failed = true;
+        return NULL;
+    }
+    if (w->record) {
+        record(w, ndim, shape, name);
         return NULL;
     }
     const ckpt_tensor *t = ckpt_find(w->c, name);
@@ -246,6 +268,11 @@ int ckpt_want_finish(ckpt_want *w, bool strict, err *e)
     str text = STR_INIT;
     if (!w)
         return 0;
+    if (w->record) {
+        rc = w->failed ? ERR(e, ERR_MEMORY, "%s: memory ran out while listing the tensors of a %s", w->c->path, w->what) : ckpt_sort(w->record, e);
+        want_free(w);
+        return rc;
+    }
     for (size_t i = 0; strict && i < w->c->count; i++) {
         const char *name = w->c->tensors[i].name;
         bool ignored = w->used[i] || harmless(name);

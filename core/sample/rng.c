@@ -242,25 +242,34 @@ static void curand_pair(uint32_t a, uint32_t b, float *first, float *second)
     *second = s * cosf(v);
 }
 
-int rng_cuda_normal(uint64_t seed, uint64_t *offset, int sms, int threads_per_sm, float *out, int64_t n, err *e)
+int rng_cuda_geometry(int64_t *threads, int64_t *calls, uint64_t offset, int sms, int threads_per_sm, int64_t n, err *e)
 {
+    *threads = *calls = 0;
     if (n < 0)
         return ERR(e, ERR_ARG, "CUDA noise: asked for %lld values, expected zero or more", (long long)n);
     if (sms < 1 || threads_per_sm < CUDA_BLOCK)
         return ERR(e, ERR_ARG, "CUDA noise: a GPU with %d multiprocessors of %d threads is impossible, expected at "
                    "least 1 and %d; an H100 SXM has 132 and 2048", sms, threads_per_sm, CUDA_BLOCK);
-    if (*offset % 4)
+    if (offset % 4)
         return ERR(e, ERR_ARG, "CUDA noise: the generator's offset is %llu, expected a multiple of 4",
-                   (unsigned long long)*offset);
+                   (unsigned long long)offset);
     if (n == 0)
         return 0;
-
     int64_t grid_max = (int64_t)sms * (threads_per_sm / CUDA_BLOCK);
     int64_t grid = (n - 1) / CUDA_BLOCK + 1;
     if (grid > grid_max)
         grid = grid_max;
-    int64_t threads = grid * CUDA_BLOCK;                     /* element i belongs to thread i mod threads */
-    int64_t calls = (n - 1) / (threads * CUDA_UNROLL) + 1;   /* Philox blocks each thread uses */
+    *threads = grid * CUDA_BLOCK;
+    *calls = (n - 1) / (*threads * CUDA_UNROLL) + 1;
+    return 0;
+}
+
+int rng_cuda_normal(uint64_t seed, uint64_t *offset, int sms, int threads_per_sm, float *out, int64_t n, err *e)
+{
+    int64_t threads, calls;                                  /* element i belongs to thread i mod threads */
+    int rc = rng_cuda_geometry(&threads, &calls, *offset, sms, threads_per_sm, n, e);
+    if (rc || n == 0)
+        return rc;
     const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
 
     for (int64_t k = 0; k < calls; k++) {

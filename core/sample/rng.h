@@ -51,6 +51,10 @@ void rng_cpu_normal(rng_cpu *g, float *out, int64_t n);
  * ERR_ARG for n < 0, sms < 1, threads_per_sm < 256 or an offset that is no multiple of 4; nothing is drawn then. */
 int rng_cuda_normal(uint64_t seed, uint64_t *offset, int sms, int threads_per_sm, float *out, int64_t n, err *e);
 
+/* How that draw is laid out: `threads` threads use `calls` Philox blocks of four values each; value i belongs to thread i mod threads.
+ * The same errors. */
+int rng_cuda_geometry(int64_t *threads, int64_t *calls, uint64_t offset, int sms, int threads_per_sm, int64_t n, err *e);
+
 /* The 10-round Philox block function: counter and key in, four words out. */
 void rng_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/io/scaled.h"
 
@@ -20,8 +21,9 @@ struct umt5 {
     const precision *prec;
     const ckpt *file;
     scaled_tally tally;
+    bool streamed, warned;
     tensor embedding, norm;
-    umt5_block *blocks;
+    umt5_block *blocks;              /* streamed: only that of the layer at work has tensors */
     tensor bias;                     /* [layers * heads, 2n-1] for texts of bias_n positions, made when first needed */
     int bias_n;
 };
@@ -39,11 +41,19 @@ int umt5_bucket(int relative)
     return b + a;
 }
 
+/* `want` NULL: the tensors were checked before. With it, a streamed encoder only checks. */
 static int load(umt5 *t, ckpt_want *want, tensor *out, int rows, int cols, dtype type, const char *name, err *e)
 {
-    const ckpt_tensor *c = cols ? ckpt_want_tensor(want, 2, (int64_t[]){ rows, cols }, "%s", name)
-                                : ckpt_want_tensor(want, 1, (int64_t[]){ rows }, "%s", name);
-    return c ? scaled_weight(out, t->be, t->file, c, type, want, &t->tally, e) : 0;     /* missing ones are reported by ckpt_want_finish */
+    const ckpt_tensor *c = !want ? ckpt_find(t->file, name) : cols ? ckpt_want_tensor(want, 2, (int64_t[]){ rows, cols }, "%s", name)
+                                                                   : ckpt_want_tensor(want, 1, (int64_t[]){ rows }, "%s", name);
+    if (!c)
+        return 0;        /* missing ones are reported by ckpt_want_finish */
+    if (!want || !t->streamed)
+        return scaled_weight(out, t->be, t->file, c, type, want, &t->tally, e);
+    char scale[128];
+    if (scaled_is(c) && snprintf(scale, sizeof scale, "%.*sscale_weight", (int)(strlen(name) - strlen("weight")), name) < (int)sizeof scale)
+        ckpt_want_optional(want, scale);
+    return 0;
 }
 
 static int load_block(umt5 *t, ckpt_want *want, int i, err *e)
@@ -64,7 +74,7 @@ static int load_block(umt5 *t, ckpt_want *want, int i, err *e)
         TRY(load(t, want, list[k].out, list[k].rows, list[k].cols, list[k].cols ? t->prec->weight : DT_F32, name, e));
     }
     snprintf(name, sizeof name, "blocks.%d.pos_embedding.embedding.weight", i);
-    const ckpt_tensor *table = ckpt_want_tensor(want, 2, (int64_t[]){ c->num_buckets, c->num_heads }, "%s", name);
+    const ckpt_tensor *table = !want ? NULL : ckpt_want_tensor(want, 2, (int64_t[]){ c->num_buckets, c->num_heads }, "%s", name);
     if (table) {
         int64_t n = (int64_t)c->num_buckets * c->num_heads;
         if (!(b->buckets = malloc((size_t)n * sizeof *b->buckets))) {
@@ -77,7 +87,7 @@ out:
     return rc;
 }
 
-int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err *e)
+static int open_any(umt5 **out, backend *be, const ckpt *c, const precision *prec, bool streamed, err *e)
 {
     int rc = 0;
     ckpt_want *want = NULL;
@@ -88,6 +98,7 @@ int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err
     t->be = be;
     t->file = c;
     t->prec = prec;
+    t->streamed = streamed;
     TRY(umt5_config_detect(&t->cfg, c, e));
     if (t->cfg.num_buckets != 32) {
         rc = ERR(e, ERR_SHAPE, "%s: umT5 position tables have %d buckets, 32 are supported", ckpt_path(c), t->cfg.num_buckets);
@@ -117,6 +128,23 @@ out:
     return err_at(e, rc, "while loading the text encoder");
 }
 
+int umt5_open(umt5 **out, backend *be, const ckpt *c, const precision *prec, err *e)
+{
+    return open_any(out, be, c, prec, false, e);
+}
+
+int umt5_open_streamed(umt5 **out, backend *be, const ckpt *c, const precision *prec, err *e)
+{
+    return open_any(out, be, c, prec, true, e);
+}
+
+static void release_block(umt5_block *b)
+{
+    tensor *all[] = { &b->norm1, &b->norm2, &b->q, &b->k, &b->v, &b->o, &b->gate, &b->fc1, &b->fc2 };
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        tensor_free(all[k]);
+}
+
 void umt5_close(umt5 *t)
 {
     if (!t)
@@ -125,11 +153,8 @@ void umt5_close(umt5 *t)
     tensor_free(&t->norm);
     tensor_free(&t->bias);
     for (int i = 0; t->blocks && i < t->cfg.num_layers; i++) {
-        umt5_block *b = &t->blocks[i];
-        tensor *all[] = { &b->norm1, &b->norm2, &b->q, &b->k, &b->v, &b->o, &b->gate, &b->fc1, &b->fc2 };
-        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
-            tensor_free(all[k]);
-        free(b->buckets);
+        release_block(&t->blocks[i]);
+        free(t->blocks[i].buckets);
     }
     free(t->blocks);
     free(t);
@@ -163,11 +188,67 @@ out:
     return rc;
 }
 
+/* Rows of the table of tokens that a prompt needs; ids[i] is row i of them. */
+static int rows_of(umt5 *t, const int32_t *ids, int n, tensor *out, err *e)
+{
+    int rc = 0;
+    const ckpt_tensor *table = ckpt_find(t->file, "token_embedding.weight");
+    int64_t dim = t->cfg.dim;
+    size_t size = scaled_is(table) ? sizeof(float) : dtype_size(table->dtype), row = (size_t)dim * size;
+    float *all = NULL;
+    char *picked = malloc((size_t)n * row);
+    if (!picked || (scaled_is(table) && !(all = malloc((size_t)t->cfg.vocab_size * row)))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for the table of tokens");
+        goto out;
+    }
+    if (all)
+        TRY(scaled_read(all, t->file, table, NULL, NULL, e));
+    for (int i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= t->cfg.vocab_size) {
+            rc = ERR(e, ERR_SHAPE, "token id %d at position %d is outside the text encoder's vocabulary of %d; do tokenizer and text encoder belong "
+                     "together?", ids[i], i, t->cfg.vocab_size);
+            goto out;
+        }
+        memcpy(picked + (size_t)i * row, (all ? (const char *)all : (const char *)table->data) + (size_t)ids[i] * row, row);
+    }
+    if (all) {
+        TRY(TENSOR_NEW(out, t->be, scaled_type(t->file, table, t->prec->weight), e, n, dim));
+        TRY(op_upload_f32(out, (const float *)(const void *)picked, e));
+        goto out;
+    }
+    ckpt_tensor part = *table;
+    part.data = picked;
+    part.shape[0] = n;
+    part.bytes = (size_t)n * row;
+    tensor view;
+    TRY(op_weight(t->be, &view, &part, t->prec->weight, e));
+    if (view.owner) {
+        *out = view;
+        goto out;
+    }
+    TRY(TENSOR_NEW(out, t->be, view.dtype, e, n, dim));      /* a view of `picked`, which goes */
+    TRY(op_upload(out, picked, e));
+out:
+    free(all);
+    free(picked);
+    return rc;
+}
+
+void umt5_sizes_of(const umt5_config *c, const precision *prec, int n, umt5_sizes *out)
+{
+    int64_t w = (int64_t)dtype_size(prec->weight == DT_COUNT ? DT_F32 : prec->weight), s = (int64_t)dtype_size(prec->stream);
+    int64_t a = (int64_t)dtype_size(prec->act), D = c->dim, A = c->dim_attn, M = c->dim_ffn;
+    out->layer = w * (4 * D * A + 3 * D * M) + 2 * D * 4;
+    out->all = out->layer * c->num_layers + w * c->vocab_size * D + D * 4;
+    out->work = n * (2 * D * s + D * (a + w) + 4 * A * a + 2 * M * a) + (int64_t)c->num_layers * c->num_heads * (2 * n - 1) * 4;
+}
+
 int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows, err *e)
 {
     int rc = 0;
     const umt5_config *c = &t->cfg;
-    tensor x = { 0 }, h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 }, y = { 0 }, g = { 0 }, f = { 0 };
+    tensor x = { 0 }, h = { 0 }, q = { 0 }, k = { 0 }, v = { 0 }, y = { 0 }, g = { 0 }, f = { 0 }, picked = { 0 };
+    int32_t *at = NULL;
     attn_range visible = { 0, n_visible };
     attn_segment segment = { 0, n, 1, &visible };
     dtype s = t->prec->stream, a = t->prec->act;
@@ -182,9 +263,21 @@ int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows,
     TRY(TENSOR_NEW(&y, t->be, a, e, n, c->dim_attn));
     TRY(TENSOR_NEW(&g, t->be, a, e, n, c->dim_ffn));
     TRY(TENSOR_NEW(&f, t->be, a, e, n, c->dim_ffn));
-    TRY(op_embed(&x, &t->embedding, ids, n, e));
+    if (t->streamed) {
+        if (!(at = malloc((size_t)n * sizeof *at))) {
+            rc = ERR(e, ERR_MEMORY, "no memory for %d tokens", n);
+            goto out;
+        }
+        for (int i = 0; i < n; i++)
+            at[i] = i;
+        TRY(rows_of(t, ids, n, &picked, e));
+        TRY(load(t, NULL, &t->norm, c->dim, 0, DT_F32, "norm.weight", e));
+    }
+    TRY(op_embed(&x, t->streamed ? &picked : &t->embedding, t->streamed ? at : ids, n, e));
     for (int i = 0; i < c->num_layers; i++) {
         const umt5_block *b = &t->blocks[i];
+        if (t->streamed)
+            TRY(load_block(t, NULL, i, e));
         tensor bias = tensor_rows(&t->bias, (int64_t)i * c->num_heads, c->num_heads);
         TRY(op_rmsnorm(&h, &x, &b->norm1, EPS, e));
         TRY(op_linear(&q, &h, &b->q, NULL, ACT_NONE, e));
@@ -201,9 +294,21 @@ int umt5_encode(umt5 *t, const int32_t *ids, int n, int n_visible, tensor *rows,
         TRY(op_gated_gelu(&f, &f, &g, e));
         TRY(op_linear(&h, &f, &b->fc2, NULL, ACT_NONE, e));
         TRY(op_gate_add(&x, &h, NULL, e));
+        if (t->streamed)
+            release_block(&t->blocks[i]);
     }
     TRY(op_rmsnorm(rows, &x, &t->norm, EPS, e));
 out:
+    if (t->streamed) {
+        for (int i = 0; i < c->num_layers; i++)
+            release_block(&t->blocks[i]);
+        tensor_free(&t->norm);
+        tensor_free(&picked);
+        free(at);
+        if (!t->warned)
+            scaled_warn(&t->tally);
+        t->warned = true;
+    }
     tensor *all[] = { &x, &h, &q, &k, &v, &y, &g, &f };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tensor_free(all[i]);

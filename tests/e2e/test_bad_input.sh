@@ -4,7 +4,13 @@ config sweep.yaml
 says no-command 2 "usage: wanscope COMMAND" "$W"
 says unknown-command 2 "did you mean 'run'" "$W" rum
 says serve 2 "not part of this build" "$W" serve
-says bench 2 "not part of this build" "$W" bench
+says bench 2 "did you mean 'attention'" "$W" bench attenton
+says bench-size 2 "multiples of 16" "$W" bench gemm --model tiny --size 100x100
+says bench-frames 2 "4n+1" "$W" bench gemm --model tiny --frames 6
+says bench-model 2 "use 1.3b, 14b or tiny" "$W" bench gemm --model 7b
+says bench-precision 2 "does not compute so" "$W" bench gemm --model tiny --device cpu --precision bf16
+says bench-option 2 "did you mean '--repeat'" "$W" bench --repeats 3
+says bench-repeat 2 "a whole number from 1" "$W" bench --repeat 0
 for c in run plan generate expand inspect compare; do check "help-$c" "no help:" sh -c "'$W' $c --help | grep -q usage"; done
 check help "no help:" sh -c "'$W' --help | grep -q generate"
 check version "no version:" sh -c "'$W' --version | grep -q wanscope"

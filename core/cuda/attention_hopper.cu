@@ -1,0 +1,747 @@
+/* Softmax attention on Hopper's tensor cores: bf16, heads of 128.
+ *
+ * A block of three warpgroups owns 128 queries of one head. The producer (one thread of the first warpgroup) copies Q and then
+ * blocks of BN keys and values by TMA into rings in shared memory; each of two consumers owns 64 queries: S = Q K^T by wgmma from
+ * shared memory, the softmax on its registers, O += P V with P from registers. Each consumer issues the scores of block j and the
+ * products of block j-1 together, and the two take turns (named barriers), so that one's softmax hides behind the other's
+ * matrix work. Blocks stay on their SM and take pieces from a list made by attention_work.cu. In a cluster of two
+ * neighbouring blocks share their keys: each copies half (64 of 128 channels) to both.
+ *
+ * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. The row maximum m may lag behind by up to 8 (powers of two: P stays below
+ * 256): sums and outputs are then rescaled more rarely; the result is the same softmax. P is rounded to bf16 for the product, the sum
+ * is taken before that.
+ *
+ * Keys outside a range score -inf; values behind its end are read as zeros through a tensor map that ends there, so that
+ * whatever lies in unused rows of a cache, NaN included, is never multiplied. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/cuda/attention_work.h"
+#include "core/cuda/hopper.cuh"
+
+enum { WORD_LAST = 1 << 16, WORD_END = 1 << 17 };      /* the piece's last block; no more blocks; below: how many keys are in the block */
+enum { HEAD = 128, ROWS = 64, CONSUMERS = 2, BM = ROWS * CONSUMERS, ATTN_THREADS = 128 * (CONSUMERS + 1) };
+
+/* Shared memory: Q (QS tiles; O is staged in the tile it came from), KVS blocks of K, KVS of V, barriers; what the producer tells the
+ * consumers: the last two pieces (q_begin, q_end, head, slot) and a word for every block of keys. */
+template <int BN, int KVS, int QS> struct attn_layout {
+    static constexpr int q_bytes = BM * HEAD * 2, kv_bytes = BN * HEAD * 2;
+    static constexpr int k_at = QS * q_bytes, v_at = k_at + KVS * kv_bytes, bar_at = v_at + KVS * kv_bytes;
+    static constexpr int n_bars = 2 * QS + 4 * KVS, item_at = (bar_at + n_bars * 8 + 15) / 16 * 16, word_at = item_at + 2 * 16,
+                         bytes = word_at + KVS * 4;
+};
+
+struct attn_maps {
+    CUtensorMap q, k, o, v[ATTN_MAX_MAPS];
+};
+
+struct attn_params {
+    const attn_item *items;
+    const attn_key_range *ranges;
+    __nv_bfloat16 *out;
+    float *lse;                 /* [heads, n_q] or NULL */
+    float *part;                /* [slots][blocks of a cluster][128][128] unfinished sums, then [..][128][2] their m and l */
+    float *part_ml;
+    int64_t width;              /* elements a row of out */
+    int64_t n_q;
+    float c;                    /* scale log2 e */
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+/* Walks the key blocks of an item. */
+template <int BN> struct key_walk {
+    const attn_key_range *at;
+    int from, end, map;
+    __device__ __forceinline__ void read()
+    {
+        int4 r = __ldg((const int4 *)at);
+        from = r.x;
+        end = r.y;
+        map = r.z;
+    }
+    __device__ __forceinline__ void start(const attn_key_range *ranges, const attn_item &item)
+    {
+        at = ranges + item.range;
+        read();
+        from = item.from;
+    }
+    __device__ __forceinline__ void step()
+    {
+        from += BN;
+        if (from >= end) {
+            at++;
+            read();
+        }
+    }
+};
+
+__device__ static __forceinline__ attn_item item_at(const attn_item *items, int i)
+{
+    union { int4 v[2]; attn_item item; } u;
+    u.v[0] = __ldg((const int4 *)(items + i));
+    u.v[1] = __ldg((const int4 *)(items + i) + 1);
+    return u.item;
+}
+
+__device__ static __forceinline__ void store_shared(uint32_t at, int v)
+{
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
+}
+
+__device__ static __forceinline__ void store_shared(uint32_t at, int4 v)
+{
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ static __forceinline__ int load_shared(uint32_t at)
+{
+    int v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static __forceinline__ int4 load_shared4(uint32_t at)
+{
+    int4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+
+__device__ static __forceinline__ uint64_t desc_at(uint32_t low, int bytes)
+{
+    return (uint64_t)(((1024u >> 4)) | (1u << 30)) << 32 | (low + (uint32_t)(bytes >> 4));
+}
+
+/* The first words of the descriptors: address and leading offset; desc_at() adds stride offset 1,024 and the 128-byte swizzle. */
+__device__ static __forceinline__ uint32_t desc_low(uint32_t address, int lbo)
+{
+    return (address & 0x3ffff) >> 4 | (uint32_t)(lbo >> 4) << 16;
+}
+
+struct row_state { float m0, m1, l0, l1, a0, a1; };      /* rows g and g + 8: maximum (base 2), sum over this lane's columns, factor for O */
+
+/* Scores to probabilities in place. Returns whether O is to be rescaled by a0, a1. */
+template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], row_state &r, float c, int keys, int q)
+{
+    constexpr int BN = 2 * N;
+    if (keys < BN) {
+        int limit = keys - 2 * q;
+#pragma unroll
+        for (int i = 0; i < N / 4; i++) {
+            if (8 * i >= limit) {
+                s[4 * i] = -INFINITY;
+                s[4 * i + 2] = -INFINITY;
+            }
+            if (8 * i + 1 >= limit) {
+                s[4 * i + 1] = -INFINITY;
+                s[4 * i + 3] = -INFINITY;
+            }
+        }
+    }
+    float t0 = s[0], t1 = s[2], u0 = s[1], u1 = s[3];
+#pragma unroll
+    for (int i = 1; i < N / 4; i++) {
+        t0 = fmaxf(t0, s[4 * i]);
+        u0 = fmaxf(u0, s[4 * i + 1]);
+        t1 = fmaxf(t1, s[4 * i + 2]);
+        u1 = fmaxf(u1, s[4 * i + 3]);
+    }
+    t0 = fmaxf(t0, u0) * c;
+    t1 = fmaxf(t1, u1) * c;
+    bool grows = __any_sync(0xffffffffu, t0 > r.m0 + 8.0f || t1 > r.m1 + 8.0f);      /* always in a piece's first block */
+    if (grows) {
+        t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 1));
+        t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 1));
+        t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 2));
+        t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 2));
+        t0 = t0 > r.m0 + 8.0f ? t0 : r.m0;
+        t1 = t1 > r.m1 + 8.0f ? t1 : r.m1;
+        r.a0 = exp2_fast(r.m0 - t0);
+        r.a1 = exp2_fast(r.m1 - t1);
+        r.l0 *= r.a0;
+        r.l1 *= r.a1;
+        r.m0 = t0;
+        r.m1 = t1;
+    }
+    float n0 = -r.m0, n1 = -r.m1;
+#pragma unroll
+    for (int i = 0; i < N / 4; i++) {
+        s[4 * i] = exp2_fast(fmaf(s[4 * i], c, n0));
+        s[4 * i + 1] = exp2_fast(fmaf(s[4 * i + 1], c, n0));
+        s[4 * i + 2] = exp2_fast(fmaf(s[4 * i + 2], c, n1));
+        s[4 * i + 3] = exp2_fast(fmaf(s[4 * i + 3], c, n1));
+        r.l0 += s[4 * i];
+        r.l0 += s[4 * i + 1];
+        r.l1 += s[4 * i + 2];
+        r.l1 += s[4 * i + 3];
+    }
+    return grows;
+}
+
+template <int N> __device__ static __forceinline__ void pack(uint32_t (&p)[N / 2], const float (&s)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N / 2; i++)
+        asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(p[i]) : "f"(s[2 * i + 1]), "f"(s[2 * i]));
+}
+
+template <int BN> __device__ static __forceinline__ void scores(float (&s)[BN / 2], uint32_t q_low, uint32_t k_low)
+{
+#pragma unroll
+    for (int k = 0; k < HEAD / 16; k++)
+        wgmma_ss<BN, 0>(s, desc_at(q_low, k / 4 * (ROWS * 128) + k % 4 * 32), desc_at(k_low, k / 4 * (BN * 128) + k % 4 * 32), k > 0);
+}
+
+template <int BN> __device__ static __forceinline__ void products(float (&o)[HEAD / 2], const uint32_t (&p)[BN / 4], uint32_t v_low, int keep)
+{
+#pragma unroll
+    for (int k = 0; k < BN / 16; k++)
+        wgmma_rs<HEAD, 1>(o, p + 4 * k, desc_at(v_low, k * 2048), k > 0 || keep);
+}
+
+/* A ring position: slot and parity. */
+template <int N> struct ring {
+    int slot;
+    uint32_t parity;
+    __device__ __forceinline__ void step()
+    {
+        if (++slot == N) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+#endif
+
+template <int BN, int KVS, int QS, int CL>
+__global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __grid_constant__ attn_maps maps, const attn_params p)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    typedef attn_layout<BN, KVS, QS> L;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const uint32_t base = smem_u32(shared), bars = base + L::bar_at;
+    const uint32_t q_full = bars, q_empty = q_full + 8 * QS, k_full = q_empty + 8 * QS, k_empty = k_full + 8 * KVS, v_full = k_empty + 8 * KVS,
+                   v_empty = v_full + 8 * KVS;
+    const int rank = CL > 1 ? (int)cluster_rank() : 0, worker = blockIdx.x / CL, workers = gridDim.x / CL;
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+    if (threadIdx.x == 0) {
+        if (base & 1023)
+            asm volatile("trap;");
+        for (int i = 0; i < QS; i++) {
+            mbar_init(q_full + 8 * i, 1);
+            mbar_init(q_empty + 8 * i, QS > 1 ? CONSUMERS : CONSUMERS * 4);
+        }
+        for (int i = 0; i < KVS; i++) {
+            mbar_init(k_full + 8 * i, 1);
+            mbar_init(v_full + 8 * i, 1);
+            mbar_init(k_empty + 8 * i, CONSUMERS * 4 * CL);
+            mbar_init(v_empty + 8 * i, CONSUMERS * 4 * CL);
+        }
+        mbar_init_fence();
+    }
+    if (CL > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+    if (group == 0) {
+        registers_give<40>();
+        if (threadIdx.x == 0) {
+            ring<QS> qr = { 0, 1 };
+            ring<KVS> kr = { 0, 1 }, vr = { 0, 1 };
+            tma_prefetch_map(&maps.q);
+            tma_prefetch_map(&maps.k);
+            tma_prefetch_map(&maps.v[0]);
+            auto load = [&](const CUtensorMap *map, uint32_t dst, uint32_t bar, int from, int head) {
+                mbar_expect(bar, L::kv_bytes);
+                if (CL > 1)
+                    tma_multicast_4d(dst + rank * (BN * 128), map, bar, (1 << CL) - 1, 0, from, rank, head, L2_EVICT_LAST);
+                else
+                    tma_load_4d(dst, map, bar, 0, from, 0, head, L2_EVICT_LAST);
+            };
+            int v_from = 0, v_map = 0, v_head = -1;      /* values follow their keys by one block, also from one item to the next */
+            auto load_v = [&]() {
+                mbar_wait(v_empty + 8 * vr.slot, vr.parity);
+                load(&maps.v[v_map], base + L::v_at + vr.slot * L::kv_bytes, v_full + 8 * vr.slot, v_from, v_head);
+                vr.step();
+            };
+            for (int turn = 0;; turn++) {
+                attn_item item = item_at(p.items, turn * workers + worker);
+                if (!item.n_blocks)
+                    break;
+                key_walk<BN> walk;
+                walk.start(p.ranges, item);
+                for (int j = 0; j < item.n_blocks; j++) {
+                    mbar_wait(k_empty + 8 * kr.slot, kr.parity);
+                    int keys = walk.end - walk.from;
+                    store_shared(base + L::word_at + 4 * kr.slot, (keys < BN ? keys : BN) | (j + 1 == item.n_blocks ? WORD_LAST : 0));
+                    load(&maps.k, base + L::k_at + kr.slot * L::kv_bytes, k_full + 8 * kr.slot, walk.from, item.head);
+                    kr.step();
+                    if (v_head >= 0)
+                        load_v();
+                    if (j == 0) {
+                        uint32_t dst = base + qr.slot * L::q_bytes, bar = q_full + 8 * qr.slot;
+                        mbar_wait(q_empty + 8 * qr.slot, qr.parity);
+                        store_shared(base + L::item_at + (turn & 1) * 16, make_int4(item.q_begin, item.q_end, item.head, item.slot));
+                        mbar_expect(bar, L::q_bytes);
+                        for (int w = 0; w < CONSUMERS; w++)
+                            tma_load_4d(dst + w * (ROWS * HEAD * 2), &maps.q, bar, 0, item.q_begin + rank * BM + w * ROWS, 0, item.head, L2_EVICT_FIRST);
+                        qr.step();
+                    }
+                    v_from = walk.from;
+                    v_map = walk.map;
+                    v_head = item.head;
+                    if (j + 1 < item.n_blocks)
+                        walk.step();
+                }
+            }
+            mbar_wait(k_empty + 8 * kr.slot, kr.parity);
+            store_shared(base + L::word_at + 4 * kr.slot, WORD_END);
+            mbar_arrive(k_full + 8 * kr.slot);
+            if (v_head >= 0)
+                load_v();
+        }
+        __syncwarp();
+    } else {
+        registers_take<232>();
+        const int w = group - 1, tid = threadIdx.x % 128, lane = threadIdx.x % 32, warp = tid / 32, g = lane / 4, q = lane % 4;
+        const uint32_t low = __shfl_sync(0xffffffffu, desc_low(base, 0), 0);
+        const uint32_t q_low = low + w * (ROWS * HEAD * 2 >> 4), k_low = low + (L::k_at >> 4);
+        const uint32_t v_low = low + (L::v_at >> 4) + ((uint32_t)(BN * 128 >> 4) << 16);
+        ring<QS> qr = { 0, 0 };
+        ring<KVS> kr = { 0, 0 }, vr = { 0, 0 };
+        float s[BN / 2], o[HEAD / 2];
+        uint32_t pr[BN / 4];
+        row_state r;
+        int unread = -1;            /* slot of Q whose staged output a store may still be reading (thread 0 of the group) */
+        auto release = [&](uint32_t bar) {
+            if (CL > 1) {
+                if (lane < CL)
+                    mbar_arrive_cluster(bar, lane);
+            } else if (lane == 0) {
+                mbar_arrive(bar);
+            }
+        };
+        auto free_stage = [&]() {
+            if (QS > 1 && unread >= 0) {
+                tma_store_wait_read<0>();
+                mbar_arrive(q_empty + 8 * unread);
+                unread = -1;
+            }
+        };
+        /* what O, m and l of a piece become, once complete; q_slot: where its queries are */
+        auto finish = [&](int4 told, int q_slot, float m0, float m1, float l0, float l1) {
+            const struct { int q_begin, q_end, head, slot; } item = { told.x, told.y, told.z, told.w };
+            l0 += __shfl_xor_sync(0xffffffffu, l0, 1);
+            l1 += __shfl_xor_sync(0xffffffffu, l1, 1);
+            l0 += __shfl_xor_sync(0xffffffffu, l0, 2);
+            l1 += __shfl_xor_sync(0xffffffffu, l1, 2);
+            const int row0 = item.q_begin + rank * BM + w * ROWS, mine = row0 + warp * 16 + g;      /* and mine + 8 */
+            bool staged = false;
+            if (item.slot >= 0) {
+                int64_t at = ((int64_t)item.slot * CL + rank) * BM + w * ROWS + warp * 16 + g;
+                float *part = p.part + at * HEAD + 2 * q;
+#pragma unroll
+                for (int i = 0; i < HEAD / 8; i++) {
+                    *(float2 *)(part + 8 * i) = make_float2(o[4 * i], o[4 * i + 1]);
+                    *(float2 *)(part + 8 * HEAD + 8 * i) = make_float2(o[4 * i + 2], o[4 * i + 3]);
+                }
+                if (q == 0) {
+                    *(float2 *)(p.part_ml + 2 * at) = make_float2(m0, l0);
+                    *(float2 *)(p.part_ml + 2 * (at + 8)) = make_float2(m1, l1);
+                }
+            } else {
+                float i0 = 1.0f / l0, i1 = 1.0f / l1;
+#pragma unroll
+                for (int i = 0; i < HEAD / 8; i++) {
+                    o[4 * i] *= i0;
+                    o[4 * i + 1] *= i0;
+                    o[4 * i + 2] *= i1;
+                    o[4 * i + 3] *= i1;
+                }
+                if (q == 0 && p.lse) {
+                    float *lse = p.lse + item.head * p.n_q;
+                    if (mine < item.q_end)
+                        lse[mine] = m0 * 0.6931471805599453f + logf(l0);
+                    if (mine + 8 < item.q_end)
+                        lse[mine + 8] = m1 * 0.6931471805599453f + logf(l1);
+                }
+                if (QS > 1 && row0 + ROWS <= item.q_end) {
+                    const uint32_t stage = base + q_slot * L::q_bytes + w * (ROWS * HEAD * 2);
+                    const uint32_t line = stage + (warp * 16 + (lane / 8 & 1) * 8 + lane % 8) * 128;
+                    named_sync(3 + w, 128);      /* all four warps have read Q */
+#pragma unroll
+                    for (int i = 0; i < HEAD / 8; i += 2) {
+                        int chunk = i + lane / 16;
+                        stmatrix_x4(line + (i / 8) * (ROWS * 128) + (((chunk % 8) ^ (lane % 8)) * 16), pack_bf16(o[4 * i], o[4 * i + 1]),
+                                    pack_bf16(o[4 * i + 2], o[4 * i + 3]), pack_bf16(o[4 * i + 4], o[4 * i + 5]), pack_bf16(o[4 * i + 6], o[4 * i + 7]));
+                    }
+                    fence_async_shared();
+                    named_sync(3 + w, 128);
+                    staged = true;
+                    if (tid == 0) {
+                        tma_store_4d(&maps.o, stage, 0, row0, 0, item.head);
+                        tma_store_commit();
+                        unread = q_slot;
+                    }
+                } else {
+                    __nv_bfloat16 *to = p.out + mine * p.width + item.head * HEAD + 2 * q;
+#pragma unroll
+                    for (int i = 0; i < HEAD / 8; i++) {
+                        if (mine < item.q_end)
+                            *(uint32_t *)(to + 8 * i) = pack_bf16(o[4 * i], o[4 * i + 1]);
+                        if (mine + 8 < item.q_end)
+                            *(uint32_t *)(to + 8 * p.width + 8 * i) = pack_bf16(o[4 * i + 2], o[4 * i + 3]);
+                    }
+                }
+            }
+            if (QS > 1 && !staged) {
+                named_sync(3 + w, 128);
+                if (tid == 0)
+                    mbar_arrive(q_empty + 8 * q_slot);
+            }
+        };
+        if (w == 1)
+            named_arrive(1, 256);
+        mbar_wait(k_full, 0);
+        int word = load_shared(base + L::word_at);
+        if (!(word & WORD_END)) {
+            bool keep = false;      /* O holds earlier blocks of the piece that P belongs to */
+            int which = 0, q_slot;
+            mbar_wait(q_full, 0);
+            wgmma_fence();
+            scores<BN>(s, q_low, k_low);
+            wgmma_commit();
+            wgmma_wait<0>();
+            wgmma_pin(s);
+            release(k_empty);
+            kr.step();
+            r.m0 = r.m1 = -INFINITY;
+            r.l0 = r.l1 = 0;
+            softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+            pack(pr, s);
+            for (;;) {      /* P of one block and the keys of the next */
+                const bool ends = word & WORD_LAST;
+                q_slot = qr.slot;
+                mbar_wait(k_full + 8 * kr.slot, kr.parity);
+                word = load_shared(base + L::word_at + 4 * kr.slot);
+                if (word & WORD_END)
+                    break;
+                if (ends) {
+                    if (QS == 1 && lane == 0)
+                        mbar_arrive(q_empty);
+                    free_stage();
+                    qr.step();
+                    mbar_wait(q_full + 8 * qr.slot, qr.parity);
+                }
+                named_sync(1 + w, 256);
+                wgmma_fence();
+                scores<BN>(s, q_low + qr.slot * (L::q_bytes >> 4), k_low + kr.slot * (L::kv_bytes >> 4));
+                wgmma_commit();
+                mbar_wait(v_full + 8 * vr.slot, vr.parity);
+                wgmma_fence();
+                products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), keep);
+                wgmma_commit();
+                named_arrive(2 - w, 256);
+                wgmma_wait<1>();
+                wgmma_pin(s);
+                release(k_empty + 8 * kr.slot);
+                kr.step();
+                const float m0 = r.m0, m1 = r.m1, l0 = r.l0, l1 = r.l1;
+                if (ends) {
+                    r.m0 = r.m1 = -INFINITY;
+                    r.l0 = r.l1 = 0;
+                }
+                bool grows = softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+                while (r.l0 + r.l1 < 0)      /* never; it depends on every exponential and keeps ptxas from moving them behind the wait */
+                    r.l0 = -r.l0;
+                free_stage();
+                wgmma_wait<0>();
+                wgmma_pin(o);
+                release(v_empty + 8 * vr.slot);
+                vr.step();
+                pack(pr, s);
+                keep = !ends;
+                if (ends) {
+                    finish(load_shared4(base + L::item_at + 16 * which), q_slot, m0, m1, l0, l1);
+                    which ^= 1;
+                } else if (grows) {
+#pragma unroll
+                    for (int i = 0; i < HEAD / 8; i++) {
+                        o[4 * i] *= r.a0;
+                        o[4 * i + 1] *= r.a0;
+                        o[4 * i + 2] *= r.a1;
+                        o[4 * i + 3] *= r.a1;
+                    }
+                }
+            }
+            mbar_wait(v_full + 8 * vr.slot, vr.parity);
+            wgmma_fence();
+            products<BN>(o, pr, v_low + vr.slot * (L::kv_bytes >> 4), keep);
+            wgmma_commit();
+            wgmma_wait<0>();
+            wgmma_pin(o);
+            release(v_empty + 8 * vr.slot);
+            finish(load_shared4(base + L::item_at + 16 * which), q_slot, r.m0, r.m1, r.l0, r.l1);
+        }
+        if (tid == 0)
+            tma_store_wait<0>();
+    }
+    if (CL > 1) {
+        __syncwarp();
+        cluster_sync();      /* nobody leaves while the other may still signal its barriers */
+    }
+#else
+    (void)maps;
+    (void)p;
+#endif
+}
+
+/* Sums the pieces of a tile in key order; a warp a row. */
+__global__ static void __launch_bounds__(256) attend_combine(const attn_params p, const attn_split *splits, int tile_rows)
+{
+    const attn_split split = splits[blockIdx.x];
+    int row = blockIdx.y * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+    int64_t query = (int64_t)split.q_begin + row;
+    if (query >= split.q_end)
+        return;
+    const float *ml = p.part_ml + ((int64_t)split.first_slot * tile_rows + row) * 2;
+    const float *part = p.part + ((int64_t)split.first_slot * tile_rows + row) * HEAD + 4 * lane;
+    float m = -INFINITY, l = 0, o[4] = { 0, 0, 0, 0 };
+    for (int i = 0; i < split.n_slots; i++)
+        m = fmaxf(m, ml[(int64_t)i * tile_rows * 2]);
+    for (int i = 0; i < split.n_slots; i++) {
+        float f = exp2f(ml[(int64_t)i * tile_rows * 2] - m);
+        float4 v = *(const float4 *)(part + (int64_t)i * tile_rows * HEAD);
+        l += ml[(int64_t)i * tile_rows * 2 + 1] * f;
+        o[0] += v.x * f;
+        o[1] += v.y * f;
+        o[2] += v.z * f;
+        o[3] += v.w * f;
+    }
+    float inverse = 1.0f / l;
+    uint2 packed;
+    __nv_bfloat162 a = __floats2bfloat162_rn(o[0] * inverse, o[1] * inverse), b = __floats2bfloat162_rn(o[2] * inverse, o[3] * inverse);
+    memcpy(&packed.x, &a, 4);
+    memcpy(&packed.y, &b, 4);
+    *(uint2 *)(p.out + query * p.width + split.head * HEAD + 4 * lane) = packed;
+    if (lane == 0 && p.lse)
+        p.lse[split.head * p.n_q + query] = m * 0.6931471805599453f + logf(l);
+}
+
+/* ---- host ---- */
+
+/* Work lists stay on the device until the backend closes: a captured graph may hold their addresses. */
+struct attn_work_cache {
+    struct attn_work_cache *next;
+    void *key;
+    size_t key_bytes;
+    char *device;               /* items, ranges, splits */
+    attn_work work;             /* host pointers NULL */
+    size_t ranges_at, splits_at, bytes;
+};
+
+typedef struct { int bn, kvs, qs, cluster; } attn_variant;
+
+static int key_of(void **key, size_t *bytes, const attn_args *a, attn_variant v, err *e)
+{
+    int64_t words = 8, at = 0;
+    for (int s = 0; s < a->plan.n_segments; s++)
+        words += 3 + 2 * a->plan.segments[s].n_ranges;
+    int64_t *k = (int64_t *)malloc((size_t)words * sizeof *k);
+    if (!k)
+        return ERR(e, ERR_MEMORY, "no memory for an attention plan of %d segments", a->plan.n_segments);
+    k[at++] = tensor_nrows(a->q);
+    k[at++] = tensor_nrows(a->k);
+    k[at++] = a->n_heads;
+    k[at++] = v.bn;
+    k[at++] = v.kvs;
+    k[at++] = v.qs;
+    k[at++] = v.cluster;
+    k[at++] = a->plan.n_segments;
+    for (int s = 0; s < a->plan.n_segments; s++) {
+        const attn_segment *g = &a->plan.segments[s];
+        k[at++] = g->q_begin;
+        k[at++] = g->q_end;
+        k[at++] = g->n_ranges;
+        for (int r = 0; r < g->n_ranges; r++) {
+            k[at++] = g->ranges[r].begin;
+            k[at++] = g->ranges[r].end;
+        }
+    }
+    *key = k;
+    *bytes = (size_t)at * sizeof *k;
+    return 0;
+}
+
+static int work_of(backend *be, attn_work_cache **out, const attn_args *a, attn_variant v, err *e)
+{
+    void *key;
+    size_t key_bytes;
+    attn_work w;
+    int rc = key_of(&key, &key_bytes, a, v, e);
+    if (rc)
+        return rc;
+    for (attn_work_cache *c = impl(be)->attn_work; c; c = c->next)
+        if (c->key_bytes == key_bytes && !memcmp(c->key, key, key_bytes)) {
+            free(key);
+            *out = c;
+            return 0;
+        }
+    rc = attn_work_build(&w, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), a->n_heads, BM * v.cluster, v.bn, impl(be)->sm_count / v.cluster,
+                         v.bn >= 160 ? 5 : 6, e);
+    if (rc) {
+        free(key);
+        return rc;
+    }
+    size_t items = (size_t)w.n_turns * (size_t)w.n_workers * sizeof *w.items, ranges = (size_t)w.n_ranges * sizeof *w.ranges,
+           splits = (size_t)w.n_splits * sizeof *w.splits;
+    attn_work_cache *c = (attn_work_cache *)calloc(1, sizeof *c);
+    char *host = (char *)malloc(items + ranges + splits);
+    if (!c || !host) {
+        rc = ERR(e, ERR_MEMORY, "no memory for an attention plan of %d pieces", w.n_turns * w.n_workers);
+        goto out;
+    }
+    c->ranges_at = items;
+    c->splits_at = items + ranges;
+    c->bytes = items + ranges + splits;
+    memcpy(host, w.items, items);
+    memcpy(host + c->ranges_at, w.ranges, ranges);
+    if (splits)
+        memcpy(host + c->splits_at, w.splits, splits);
+    if ((rc = be->ops->alloc(be, (void **)&c->device, c->bytes, e)) || (rc = be->ops->upload(be, c->device, host, c->bytes, e)))
+        goto out;
+    c->key = key;
+    c->key_bytes = key_bytes;
+    c->work = w;
+    c->work.items = NULL;
+    c->work.ranges = NULL;
+    c->work.splits = NULL;
+    c->next = impl(be)->attn_work;
+    impl(be)->attn_work = c;
+    *out = c;
+out:
+    attn_work_release(&w);
+    free(host);
+    if (rc) {
+        if (c && c->device)
+            be->ops->free(be, c->device);
+        free(c);
+        free(key);
+    }
+    return rc;
+}
+
+void cuda_attention_hopper_close(backend *be)
+{
+    for (attn_work_cache *c = impl(be)->attn_work, *next; c; c = next) {
+        next = c->next;
+        be->ops->free(be, c->device);
+        free(c->key);
+        free(c);
+    }
+    impl(be)->attn_work = NULL;
+}
+
+/* q, k, v and out as (64 channels, rows, 2 halves of a head, heads) */
+static int head_map(backend *be, CUtensorMap *map, const tensor *t, int n_heads, int64_t rows, int box_rows, int box_halves, const char *what, err *e)
+{
+    uint64_t width = (uint64_t)tensor_cols(t) * 2;
+    uint64_t dim[4] = { 64, (uint64_t)rows, 2, (uint64_t)n_heads }, stride[3] = { width, 128, 256 };
+    uint32_t box[4] = { 64, (uint32_t)box_rows, (uint32_t)box_halves, 1 };
+    return tma_map(be, map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, t->data, dim, stride, box, CU_TENSOR_MAP_SWIZZLE_128B, what, e);
+}
+
+template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const attn_args *a, err *e)
+{
+    typedef attn_layout<BN, KVS, QS> L;
+    attn_variant v = { BN, KVS, QS, CL };
+    attn_work_cache *c;
+    attn_maps maps;
+    attn_params p;
+    int rc = work_of(be, &c, a, v, e);
+    if (rc)
+        return rc;
+    size_t part = (size_t)c->work.n_slots * CL * BM * HEAD * sizeof(float), part_ml = (size_t)c->work.n_slots * CL * BM * 2 * sizeof(float);
+    if (part && (rc = cuda_need_work(be, part + part_ml, e)))
+        return rc;
+    if ((rc = head_map(be, &maps.q, a->q, a->n_heads, tensor_nrows(a->q), ROWS, 2, "attention queries", e)) ||
+        (rc = head_map(be, &maps.k, a->k, a->n_heads, tensor_nrows(a->k), BN, 2 / CL, "attention keys", e)) ||
+        (rc = head_map(be, &maps.o, a->out, a->n_heads, tensor_nrows(a->q), ROWS, 2, "attention output", e)))
+        return rc;
+    for (int i = 0; i < c->work.n_maps; i++)
+        if ((rc = head_map(be, &maps.v[i], a->v, a->n_heads, c->work.map_ends[i], BN, 2 / CL, "attention values", e)))
+            return rc;
+    memset(&p, 0, sizeof p);
+    p.items = (const attn_item *)c->device;
+    p.ranges = (const attn_key_range *)(c->device + c->ranges_at);
+    p.out = (__nv_bfloat16 *)a->out->data;
+    p.lse = a->lse ? (float *)a->lse->data : NULL;
+    p.part = part ? (float *)impl(be)->work : NULL;
+    p.part_ml = part ? p.part + part / sizeof(float) : NULL;
+    p.width = tensor_cols(a->out);
+    p.n_q = tensor_nrows(a->q);
+    p.c = (float)((double)a->scale * 1.4426950408889634);
+    static bool ready;
+    if (!ready) {
+        CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
+        ready = true;
+    }
+    cudaLaunchConfig_t config;
+    cudaLaunchAttribute cluster;
+    memset(&config, 0, sizeof config);
+    memset(&cluster, 0, sizeof cluster);
+    config.gridDim = dim3((unsigned)(c->work.n_workers * CL));
+    config.blockDim = dim3(ATTN_THREADS);
+    config.dynamicSmemBytes = L::bytes;
+    config.stream = impl(be)->stream;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = CL;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = CL > 1;
+    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL>, maps, p), "attention");
+    if (c->work.n_splits)
+        attend_combine<<<dim3((unsigned)c->work.n_splits, BM * CL / 8), 256, 0, impl(be)->stream>>>(p, (const attn_split *)(c->device + c->splits_at), BM * CL);
+    return cuda_launched(be, "attention", e);
+}
+
+extern "C" bool cuda_attention_hopper_takes(const backend *be, const attn_args *a)
+{
+    const cuda_impl *c = (const cuda_impl *)be->impl;
+    int64_t width = tensor_cols(a->q);
+    return c->hopper && a->q->dtype == DT_BF16 && a->k->dtype == DT_BF16 && a->v->dtype == DT_BF16 && a->out->dtype == DT_BF16 && !a->rel_bias &&
+           a->scale > 0 && width == (int64_t)a->n_heads * HEAD &&
+           !(((uintptr_t)a->q->data | (uintptr_t)a->k->data | (uintptr_t)a->v->data | (uintptr_t)a->out->data) & 15) &&
+           attn_work_fits(&a->plan, tensor_nrows(a->q), tensor_nrows(a->k));
+}
+
+/* variant: 0 chooses; tests and benchmarks name one */
+int cuda_attention_hopper_variant(backend *be, const attn_args *a, int variant, err *e)
+{
+    int64_t n_q = tensor_nrows(a->q), n_k = tensor_nrows(a->k);
+    if (n_q == 0)
+        return 0;
+    if (variant == 0) {
+        int64_t p128 = attn_work_padded(&a->plan, n_q, n_k, BM, 128), p160 = attn_work_padded(&a->plan, n_q, n_k, BM, 160),
+                p176 = attn_work_padded(&a->plan, n_q, n_k, BM, 176);
+        variant = p128 * 104 < p160 * 100 && p128 * 104 < p176 * 100 ? 3 : p160 < p176 ? 4 : 5;
+    }
+    switch (variant) {
+    case 1: return launch<128, 2, 2, 1>(be, a, e);
+    case 2: return launch<160, 2, 2, 1>(be, a, e);
+    case 3: return launch<128, 2, 2, 2>(be, a, e);
+    case 4: return launch<160, 2, 2, 2>(be, a, e);
+    case 5: return launch<176, 2, 1, 2>(be, a, e);
+    case 6: return launch<128, 3, 1, 2>(be, a, e);
+    case 7: return launch<176, 2, 1, 1>(be, a, e);
+    default: return ERR(e, ERR_INTERNAL, "attention variant %d", variant);
+    }
+}
+
+extern "C" int cuda_attention_hopper(backend *be, const attn_args *a, err *e)
+{
+    return cuda_attention_hopper_variant(be, a, 0, e);
+}

@@ -1,0 +1,232 @@
+/* What a run takes on the device, decided before anything is loaded: the forecast prints this plan, the run allocates by it. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/base/log.h"
+#include "core/engine_internal.h"
+
+/* Of one process beside its allocations, measured on an H200 with CUDA 13.0 (cudaMemGetInfo): the context with cuBLAS when the engine
+ * has opened, and what code, libraries and the granularity of allocations take in a run. */
+enum { MIB = 1 << 20 };
+static const int64_t RUNTIME_OPEN = 595LL * MIB, RUNTIME_LATER = 120LL * MIB;
+/* Kept free below a limit: the plan is good to about 1 %. */
+static const int64_t SPARE = 32LL * MIB;
+
+typedef struct {
+    dit_sizes z;
+    umt5_sizes text;
+    int experts, layers, hints;
+    int64_t vae, decode, latents;
+    bool causal;
+} parts;
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v)
+{
+    return (int64_t)dtype_size(g->prec->vae) * VAE_TIME * r->width * r->height * v->dim * v->mult[0] * 5;
+}
+
+/* Everything that depends on the choices in *m. */
+static void compose(const parts *p, engine_memory *m)
+{
+    int n = m->blocks_to_swap, experts = m->one_expert ? 1 : p->experts;
+    int hints = n ? (n * p->hints + p->layers - 1) / p->layers : 0;      /* as dit_add_vace() */
+    int64_t each = p->z.fixed + (p->layers - n) * p->z.block + (p->hints ? p->z.vace_fixed : 0) + (p->hints - hints) * p->z.hint;
+    m->dit_bytes = experts * each;
+    m->slot_bytes = (n + hints > 1 ? 2 : n + hints) * (hints ? p->z.hint : p->z.block);
+    m->host_bytes = experts * (n * p->z.block + hints * p->z.hint);
+    m->work_bytes = p->z.work;
+    m->latent_bytes = p->latents;
+    m->text_kept_bytes = m->streams_text ? 0 : p->text.all;
+    m->text_bytes = (m->streams_text ? p->text.layer : p->text.all) + p->text.work;
+    m->vae_bytes = p->vae;
+    m->decode_bytes = p->decode;
+    int64_t vae_kept = m->releases_vae ? 0 : p->vae;
+    int64_t encode = m->dit_bytes + vae_kept + m->text_bytes;
+    int64_t denoise = m->dit_bytes + vae_kept + m->text_kept_bytes + m->slot_bytes + m->work_bytes + m->latent_bytes;
+    int64_t decode = m->dit_bytes + p->vae + m->text_kept_bytes + p->decode + p->latents;
+    if (p->causal)      /* blocks are decoded while the clip goes on */
+        denoise += p->decode;
+    m->device_bytes = m->runtime_bytes + most(encode, most(denoise, decode));
+}
+
+static int64_t host_free(void)
+{
+    char line[128];
+    long long kib = -1;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && kib < 0 && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) != 1)
+            kib = -1;
+    if (f)
+        fclose(f);
+    return kib < 0 ? INT64_MAX : kib * 1024;
+}
+
+static bool fits(const parts *p, engine_memory *m)
+{
+    compose(p, m);
+    return m->device_bytes + SPARE <= m->limit_bytes;
+}
+
+/* The first of these that fits: as asked for; without what is used now and then; with as few blocks swapped as must be; with one
+ * expert at a time, which costs reading the other. */
+static bool choose(const engine *g, const parts *p, engine_memory *m, int64_t host)
+{
+    bool may = g->offload != ENGINE_OFFLOAD_NONE, all = g->offload == ENGINE_OFFLOAD_ALL;
+    m->blocks_to_swap = g->blocks_to_swap ? g->blocks_to_swap : all ? p->layers : 0;
+    for (int released = all; released <= may; released++) {
+        m->streams_text = m->releases_vae = released;
+        m->releases_vae &= !p->causal;      /* a clip holds on to it */
+        if (fits(p, m))
+            return true;
+    }
+    for (int one = 0; one <= (may && p->experts > 1); one++) {
+        m->one_expert = one;
+        for (int n = g->blocks_to_swap ? g->blocks_to_swap : 1; n <= (g->blocks_to_swap ? g->blocks_to_swap : p->layers); n++) {
+            m->blocks_to_swap = n;
+            if (fits(p, m) && m->host_bytes < host)
+                return true;
+        }
+    }
+    return false;
+}
+
+static int no_room(const engine *g, const run_params *r, const parts *p, engine_memory *m, err *e)
+{
+    char how[160];
+    const char *why = g->memory_budget && g->memory_budget <= m->limit_bytes ? "memory.budget" : "free on the device";
+    int64_t host = host_free();
+    if (m->device_bytes + SPARE <= m->limit_bytes)
+        return ERR(e, ERR_MEMORY, "%s: this run fits into device memory only with %" PRId64 " MiB of weights pinned in host memory, and %" PRId64 " MiB are free "
+                   "there: raise memory.budget, or run on a machine with more memory", g->be->device, m->host_bytes / MIB, host / MIB);
+    if (g->blocks_to_swap && g->blocks_to_swap < p->layers) {
+        engine_memory auto_choice = *m;
+        auto_choice.blocks_to_swap = p->layers;
+        snprintf(how, sizeof how, fits(p, &auto_choice) ? "raise memory.blocks_to_swap (0 chooses it)" : "use fewer frames or a smaller size");
+    } else {
+        snprintf(how, sizeof how, g->offload == ENGINE_OFFLOAD_NONE ? "set memory.offload to auto, use fewer frames or a smaller size"
+                                                                    : "use fewer frames or a smaller size");
+    }
+    return ERR(e, ERR_MEMORY, "%s: a video of %d x %d with %d frames needs %" PRId64 " MiB of device memory with %d of %d transformer blocks swapped "
+               "(activations %" PRId64 ", blocks on their way %" PRId64 ", other weights %" PRId64 ", text encoder %" PRId64 ", decoding %" PRId64 ", CUDA itself %" PRId64
+               "), and %" PRId64 " MiB may be used (%s): %s, or raise memory.budget", g->be->device, r->width, r->height, r->frames, (m->device_bytes + SPARE) / MIB,
+               m->blocks_to_swap, p->layers, (m->work_bytes + m->latent_bytes) / MIB, m->slot_bytes / MIB, m->dit_bytes / MIB, m->text_bytes / MIB,
+               (m->vae_bytes + m->decode_bytes) / MIB, m->runtime_bytes / MIB, m->limit_bytes / MIB, why, how);
+}
+
+static int64_t values_of(const ckpt *c)
+{
+    int64_t n = 0;
+    for (size_t i = 0; c && i < ckpt_count(c); i++)
+        n += (int64_t)(ckpt_at(c, i)->bytes / dtype_size(ckpt_at(c, i)->dtype));
+    return n;
+}
+
+static int measure(const engine *g, const run_params *r, parts *p, err *e)
+{
+    int64_t shape[4];
+    int rc = engine_latent_shape(g, r, shape, e);
+    if (rc)
+        return rc;
+    const dit_config *c = &g->dit_cfg;
+    const ckpt_tensor *table = ckpt_find(g->dit_file[0], "time_projection.1.weight");
+    bool vace = run_has_vace(g, r) || g->vace_loaded;
+    int64_t frame = shape[2] / 2 * (shape[3] / 2), frames = shape[1], groups = 1, kept = 0;
+    *p = (parts){ .experts = g->dit_file[1] ? 2 : 1, .layers = c->num_layers, .hints = vace ? c->n_vace_layers : 0, .causal = g->causal && r->causal };
+    if (p->causal) {
+        int64_t window = r->causal->window == -1 ? shape[1] : r->causal->window;
+        frames = groups = r->causal->block;
+        kept = 2 * c->num_layers * (window * frame + c->text_len) * c->dim * (int64_t)dtype_size(g->prec->act);
+    }
+    dit_sizes_of(c, g->prec, table && table->dtype == DT_BF16, vace, frames * frame, groups, &p->z);
+    /* latents, two predictions, the sampler's history; text: two contexts, and one while it is embedded */
+    p->latents = kept + 9 * 4 * shape[0] * frames * shape[2] * shape[3] +
+                 (int64_t)c->text_len * (3 * c->dim + c->text_dim) * (int64_t)dtype_size(g->prec->act) + (vace ? 4 * 96 * shape[1] * shape[2] * shape[3] : 0);
+    if (g->t5_file) {
+        umt5_config t;
+        if ((rc = umt5_config_detect(&t, g->t5_file, e)))
+            return rc;
+        umt5_sizes_of(&t, g->prec, c->text_len, &p->text);
+    }
+    if (g->vae_file) {
+        vae_config v;
+        if ((rc = vae_config_detect(&v, g->vae_file, e)))
+            return rc;
+        p->vae = values_of(g->vae_file) * (int64_t)dtype_size(g->prec->vae);
+        p->decode = engine_decode_bytes(g, r, &v);
+    }
+    return 0;
+}
+
+int engine_plan_memory(const engine *g, const run_params *r, engine_memory *out, err *e)
+{
+    parts p;
+    *out = (engine_memory){ 0 };
+    int rc = measure(g, r, &p, e);
+    if (rc)
+        return rc;
+    if (g->blocks_to_swap < 0 || g->blocks_to_swap > p.layers)
+        return ERR(e, ERR_CONFIG, "memory.blocks_to_swap is %d, but %s has %d transformer blocks: use 0 to %d", g->blocks_to_swap, g->files.dit, p.layers,
+                   p.layers);
+    if (g->free_at_open < 0) {      /* weights are mapped: nothing to fit */
+        out->blocks_to_swap = g->blocks_to_swap;
+        compose(&p, out);
+        out->device_bytes = 0;
+        return 0;
+    }
+    out->runtime_bytes = RUNTIME_OPEN + RUNTIME_LATER;
+    out->limit_bytes = RUNTIME_OPEN + g->free_at_open;
+    if (g->memory_budget && g->memory_budget < out->limit_bytes)
+        out->limit_bytes = g->memory_budget;
+    return choose(g, &p, out, host_free() + g->memory.host_bytes) ? 0 : no_room(g, r, &p, out, e);
+}
+
+int engine_prepare(engine *g, const run_params *r, err *e)
+{
+    engine_memory m;
+    int rc = engine_plan_memory(g, r, &m, e);
+    if (rc)
+        return rc;
+    bool other = m.blocks_to_swap != g->memory.blocks_to_swap;
+    for (int k = 0; k < 2; k++)
+        if (other && g->dits[k]) {      /* made for a video of another size */
+            dit_close(g->dits[k]);
+            g->dits[k] = NULL;
+            g->vace_loaded = false;
+        }
+    if (g->t5 && m.streams_text != g->memory.streams_text) {
+        umt5_close(g->t5);
+        g->t5 = NULL;
+    }
+    if (g->free_at_open >= 0 && (other || m.streams_text != g->memory.streams_text || m.one_expert != g->memory.one_expert))
+        log_msg(LOG_INFO, "%s: %" PRId64 " MiB of device memory%s; %d of %d transformer blocks stream from host memory%s%s", g->be->device, m.device_bytes / MIB,
+                g->memory_budget ? " within memory.budget" : "", m.blocks_to_swap, g->dit_cfg.num_layers,
+                m.streams_text ? ", the text encoder from its file" : "", m.one_expert ? ", one expert is open at a time" : "");
+    g->memory = m;
+    engine_leave_vae(g);
+    backend_trim(g->be);
+    return 0;
+}
+
+void engine_leave_vae(engine *g)
+{
+    if (g->memory.releases_vae) {
+        vae_close(g->vae);
+        g->vae = NULL;
+    }
+    backend_trim(g->be);
+}
+
+void engine_settle(engine *g)
+{
+    for (int k = 0; k < 2; k++)
+        if (g->dits[k])
+            dit_rest(g->dits[k]);
+    backend_trim(g->be);
+}

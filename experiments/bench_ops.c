@@ -1,0 +1,163 @@
+/* `wanscope bench`: single operations: attention whole and by shots, matrix products. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/dit/shots.h"
+#include "experiments/bench.h"
+
+#define TRY(call) do { if ((rc = (call))) goto out; } while (0)
+
+static int attend(void *user, err *e)
+{
+    return op_attention(user, e);
+}
+
+/* One row: n queries over m keys, or what the plan lets them see (`pairs` of query and key). */
+static int attention_row(bench *b, const char *what, const char *item, int64_t n, int64_t m, attn_plan plan, double pairs, const char *note, err *e)
+{
+    int rc = 0, heads = b->model.dit.num_heads;
+    int64_t dim = b->model.dit.dim, nq[2] = { n, dim }, nk[2] = { m, dim };
+    tensor q = { 0 }, k = { 0 }, v = { 0 }, out = { 0 };
+    double *ms = malloc((size_t)b->repeat * sizeof *ms);
+    bench_row row = BENCH_ROW_INIT;
+    if (!ms)
+        return ERR(e, ERR_MEMORY, "memory ran out");
+    TRY(bench_random(b, &q, b->prec->act, 2, nq, 1, 1, e));
+    TRY(bench_random(b, &k, b->prec->act, 2, nk, 2, 1, e));
+    TRY(bench_random(b, &v, b->prec->act, 2, nk, 3, 1, e));
+    TRY(tensor_new(&out, b->be, b->prec->act, 2, nq, e));
+    attn_args a = { .out = &out, .q = &q, .k = &k, .v = &v, .n_heads = heads, .scale = 1.0f / sqrtf((float)(dim / heads)), .plan = plan };
+    TRY(bench_time(b, attend, &a, ms, e));
+    row.what = what;
+    row.item = item;
+    row.ops = 4 * pairs * (double)dim;
+    row.bytes = (double)dtype_size(b->prec->act) * (double)dim * 2 * (double)(n + m);
+    str_addf(&row.shape, "q[%" PRId64 " %" PRId64 "] kv[%" PRId64 " %" PRId64 "] heads %d", n, dim, m, dim, heads);
+    str_add(&row.note, note);
+    rc = bench_put(b, &row, ms, b->repeat, e);
+out:
+    tensor_free(&q);
+    tensor_free(&k);
+    tensor_free(&v);
+    tensor_free(&out);
+    free(ms);
+    return rc;
+}
+
+int bench_attention(bench *b, err *e)
+{
+    int64_t n = b->tokens, t = b->model.dit.text_len;
+    int rc = attention_row(b, "attention", "self", n, n, (attn_plan){ 0 }, (double)n * (double)n, "", e);
+    return rc ? rc : attention_row(b, "attention", "cross", n, t, (attn_plan){ 0 }, (double)n * (double)t, "", e);
+}
+
+int bench_sparse(bench *b, err *e)
+{
+    int rc = 0, n_shots = b->frames / 48 < 2 ? 2 : b->frames / 48;
+    shot_plans plans = { 0 };
+    int *shot = malloc((size_t)b->F * sizeof *shot);
+    char note[64];
+    double pairs = 0;
+    if (!shot)
+        return ERR(e, ERR_MEMORY, "memory ran out");
+    if (b->F < n_shots) {
+        rc = ERR(e, ERR_ARG, "bench sparse: %" PRId64 " latent frames make no %d shots; give more --frames", b->F, n_shots);
+        goto out;
+    }
+    for (int s = 0; s < n_shots; s++)
+        for (int64_t f = s * b->F / n_shots; f < (s + 1) * b->F / n_shots; f++)
+            shot[f] = s;
+    TRY(shots_make_plans(&plans, shot, (int)b->F, b->per_frame, NULL, b->model.dit.text_len, e));
+    for (int i = 0; i < plans.sparse.n_segments; i++) {
+        const attn_segment *s = &plans.sparse.segments[i];
+        for (int k = 0; k < s->n_ranges; k++)
+            pairs += (double)(s->q_end - s->q_begin) * (double)(s->ranges[k].end - s->ranges[k].begin);
+    }
+    snprintf(note, sizeof note, "%d shots; each sees itself and every shot's first frame", n_shots);
+    rc = attention_row(b, "sparse", "attention", b->tokens, b->tokens, plans.sparse, pairs, note, e);
+out:
+    shot_plans_release(&plans);
+    free(shot);
+    return rc;
+}
+
+/* ---- matrix products ---- */
+
+typedef struct product {
+    tensor x, w, bias, out;
+    activation act;
+} product;
+
+static int multiply(void *user, err *e)
+{
+    product *p = user;
+    return op_linear(&p->out, &p->x, &p->w, &p->bias, p->act, e);
+}
+
+/* A weight as the loader makes it: bf16 in the file, then what the precision holds the blocks' matrices in. */
+static int weight(bench *b, tensor *out, int64_t rows, int64_t cols, err *e)
+{
+    tensor host = { 0 };
+    int64_t shape[2] = { rows, cols };
+    void *data = malloc((size_t)(rows * cols) * 2);
+    backend *cpu = NULL;
+    bench on_cpu = *b;
+    int rc = data ? 0 : ERR(e, ERR_MEMORY, "memory ran out");
+    rc = rc ? rc : backend_open_cpu(&cpu, e);
+    if (!rc) {
+        on_cpu.be = cpu;
+        host = tensor_wrap(cpu, data, DT_BF16, 2, shape);
+        rc = bench_fill(&on_cpu, &host, 4, 1 / sqrtf((float)cols), e);
+    }
+    ckpt_tensor t = { .name = "weight", .file_name = "weight", .dtype = DT_BF16, .ndim = 2, .shape = { rows, cols }, .data = data,
+                      .bytes = (size_t)(rows * cols) * 2, .file = "random weights" };
+    rc = rc ? rc : op_weight(b->be, out, &t, b->prec->block, e);
+    rc = rc ? rc : b->be->ops->sync(b->be, e);
+    if (!rc && out->data == data) {                 /* a view: give it memory of its own, which outlives `data` */
+        tensor view = *out;
+        rc = tensor_new(out, b->be, view.dtype, 2, shape, e);
+        rc = rc ? rc : op_copy(out, &view, e);
+    }
+    backend_close(cpu);
+    free(data);
+    return rc;
+}
+
+static int gemm_row(bench *b, const char *item, int64_t rows, int64_t k, int64_t n, activation act, err *e)
+{
+    int rc = 0;
+    product p = { .act = act };
+    double *ms = malloc((size_t)b->repeat * sizeof *ms);
+    bench_row row = BENCH_ROW_INIT;
+    if (!ms)
+        return ERR(e, ERR_MEMORY, "memory ran out");
+    TRY(bench_random(b, &p.x, b->prec->act, 2, (int64_t[]){ rows, k }, 1, 1, e));
+    TRY(bench_random(b, &p.bias, DT_F32, 1, &n, 2, 0.02f, e));
+    TRY(weight(b, &p.w, n, k, e));
+    TRY(tensor_new(&p.out, b->be, b->prec->act, 2, (int64_t[]){ rows, n }, e));
+    TRY(bench_time(b, multiply, &p, ms, e));
+    row.what = "gemm";
+    row.item = item;
+    row.ops = 2 * (double)rows * (double)k * (double)n;
+    row.bytes = (double)tensor_bytes(&p.x) + (double)tensor_bytes(&p.w) + (double)tensor_bytes(&p.out);
+    str_addf(&row.shape, "[%" PRId64 " %" PRId64 "] x [%" PRId64 " %" PRId64 "]", rows, k, n, k);
+    rc = bench_put(b, &row, ms, b->repeat, e);
+out:
+    tensor_free(&p.x);
+    tensor_free(&p.w);
+    tensor_free(&p.bias);
+    tensor_free(&p.out);
+    free(ms);
+    return rc;
+}
+
+int bench_gemm(bench *b, err *e)
+{
+    const dit_config *c = &b->model.dit;
+    int rc = gemm_row(b, "proj", b->tokens, c->dim, c->dim, ACT_NONE, e);
+    rc = rc ? rc : gemm_row(b, "ffn-up", b->tokens, c->dim, c->ffn_dim, ACT_GELU_TANH, e);
+    return rc ? rc : gemm_row(b, "ffn-down", b->tokens, c->ffn_dim, c->dim, ACT_NONE, e);
+}

@@ -1,0 +1,105 @@
+#!/bin/bash
+# What a GPU can get wrong: op tests on it, alone and under compute-sanitizer (memory, races, barriers), the goldens in every
+# precision, and runs that must give the same bytes twice. Prints a line a part as it ends. Called by `make test-cuda`.
+#   BUILD, BIN      where the programs are
+#   GOLDEN_DIRS     folders of golden outputs;  MODEL  a checkpoint folder for the runs made twice
+#   SANITIZE=0      leaves compute-sanitizer out;  SANITIZE_SECONDS  limit of each tool (150)
+set -u
+BUILD=${BUILD:-build/cpu}
+BIN=${BIN:-bin}
+TMP=$(mktemp -d)
+trap 'rm -rf "$TMP"' EXIT
+export CMOCKA_MESSAGE_OUTPUT=TAP TEST_DEVICE=cuda TEST_TMP=$TMP
+passed=0 failed=0 skipped=0
+begin=$SECONDS
+
+line() {    # NAME PASSED FAILED WHY
+    passed=$((passed + $2)) failed=$((failed + $3))
+    printf '%3d s  %-44s %s passed, %s failed%s\n' $((SECONDS - begin)) "$1" "$2" "$3" "${4:+  $4}"
+}
+
+SANITIZER=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+tools="memcheck racecheck synccheck"
+if [ "${SANITIZE:-1}" = 0 ] || [ -z "$SANITIZER" ]; then
+    echo "compute-sanitizer is ${SANITIZER:+left out}${SANITIZER:-not found (it comes with the CUDA toolkit)}: its three parts are skipped"
+    tools= skipped=3
+fi
+ops=
+for t in "$BUILD"/unit/test_ops*; do
+    case "$t" in *.d | *.o) continue ;; esac
+    [ -x "$t" ] && [ ! -d "$t" ] && ops="$ops $t"
+done
+
+# the slow ones run beside the others, one process a tool and program
+for tool in $tools; do
+    for t in $ops; do
+        n=$tool.$(basename "$t")
+        (timeout "${SANITIZE_SECONDS:-150}" "$SANITIZER" --tool "$tool" --error-exitcode 99 --launch-timeout 120 "$t" >"$TMP/$n.log" 2>&1; echo $? >"$TMP/$n.rc") &
+    done
+done
+
+for t in $ops; do
+    timeout 120 "$t" >"$TMP/out" 2>&1
+    rc=$?
+    good=$(grep -c '^ok ' "$TMP/out") bad=$(grep -c '^not ok ' "$TMP/out")
+    [ $rc -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
+    [ $((good + bad)) -gt 0 ] || bad=1
+    line "$(basename "$t")" "$good" "$bad" "$([ $rc -eq 0 ] || echo "status $rc")"
+    [ "$bad" -eq 0 ] || grep -v '^ok' "$TMP/out" | head -20
+done
+
+for precision in exact bf16 fp8; do
+    for d in $GOLDEN_DIRS; do
+        [ -f "$d/golden.safetensors" ] || continue
+        timeout 120 "$BIN/golden-check" "$d" --device cuda --precision $precision >"$TMP/out" 2>&1
+        rc=$?
+        good=$(grep -c '  pass$' "$TMP/out") bad=$(grep -c '  FAIL$' "$TMP/out")
+        [ $rc -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
+        line "golden-check $(basename "$d") $precision" "$good" "$bad"
+        if [ "$bad" -gt 0 ]; then grep -A1 'FAIL$' "$TMP/out" | head -12; [ $rc -le 1 ] || tail -1 "$TMP/out"; fi
+        # the errors of a rounding precision are of interest themselves: the largest of each stage
+        [ $precision = exact ] || awk '/ rel / { s = $1; sub(/[.0-9].*/, "", s); for (i = 2; i < NF; i++) if ($i == "rel" && $(i + 1) + 0 >= m[s] + 0) m[s] = $(i + 1) }
+            END { for (s in m) printf "           %-20s largest error %s\n", s, m[s] }' "$TMP/out" | sort
+    done
+done
+
+MODEL=${MODEL:-experiments/shapes/checkpoint}
+for precision in exact bf16 fp8; do
+    for i in 1 2; do
+        mkdir -p "$TMP/$precision.$i"
+        "$BIN/wanscope" generate --ckpt-dir $MODEL --prompt "a red circle moving left" --device cuda --precision $precision --video-size 128 128 \
+            --video-length 17 --infer-steps 6 --seed 7 --output-type both --save-path "$TMP/$precision.$i/a.y4m" >"$TMP/out" 2>&1 || cat "$TMP/out"
+    done
+    same=0
+    for f in "$TMP/$precision.1"/*; do
+        [ -f "$f" ] && cmp -s "$f" "$TMP/$precision.2/$(basename "$f")" && same=$((same + 1))
+    done
+    if [ "$same" -ge 2 ]; then line "the same bytes twice, $precision" 1 0; else line "the same bytes twice, $precision" 0 1 "$same of 2 files are equal"; fi
+done
+
+# each of these ends with an error when a second call gives other bytes or NaN; blocks of the real width, few tokens
+for precision in exact bf16 fp8; do
+    if "$BIN/wanscope" bench forward vace vae --model 1.3b --size 256x256 --frames 9 --repeat 1 --device cuda --precision $precision >"$TMP/out" 2>&1; then
+        line "1.3B of random weights twice, $precision" 1 0
+    else
+        line "1.3B of random weights twice, $precision" 0 1 "$(tail -1 "$TMP/out")"
+    fi
+done
+
+wait
+for tool in $tools; do
+    for t in $ops; do
+        n=$tool.$(basename "$t")
+        rc=$(cat "$TMP/$n.rc")
+        summary=$(grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$TMP/$n.log" | tail -1 | sed 's/^=* *//')
+        if [ "$rc" -eq 0 ] && [ -n "$summary" ]; then
+            line "$tool $(basename "$t")" 1 0 "$summary"
+        else
+            [ "$rc" -ne 124 ] || summary="took more than ${SANITIZE_SECONDS:-150} s"
+            line "$tool $(basename "$t")" 0 1 "status $rc; $summary"
+            grep -m 12 '^=========\|^not ok' "$TMP/$n.log"
+        fi
+    done
+done
+echo "$passed passed, $failed failed, $skipped skipped in $((SECONDS - begin)) s"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

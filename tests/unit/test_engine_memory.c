@@ -1,0 +1,271 @@
+/* The plan of device memory: what is counted is what is allocated, what is chosen under a limit, the sentences, and a text encoder that is
+ * read layer by layer. */
+#include "tests/unit/engine_fixture.h"
+
+#include "core/engine_internal.h"
+
+enum { MIB = 1 << 20 };
+
+static run_params a_run(int width, int height, int frames)
+{
+    static const double guidance = 1;
+    run_params r = RUN_PARAMS_INIT;
+    r.width = width;
+    r.height = height;
+    r.frames = frames;
+    r.steps = 4;
+    r.shift = 3;
+    r.guidance = &guidance;
+    r.n_guidance = 1;
+    return r;
+}
+
+static engine *open_tiny(const engine_options *with, bool pair)
+{
+    engine *g;
+    engine_options o = *with;
+    o.model = TINY;
+    o.device = "cpu";
+    if (pair)
+        o.dit = o.dit_low = tiny("diffusion_pytorch_model.safetensors");
+    DO(engine_open(&g, &o, e));
+    return g;
+}
+
+/* bytes by configuration against bytes that are held */
+static void test_sizes(void **state)
+{
+    (void)state;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    fix f;
+    fix_read(&f, tiny("diffusion_pytorch_model.safetensors"));
+    for (int i = 0; i < f.n; i++) {      /* as a GPU holds them in exact mode */
+        int64_t n;
+        float *v = fix_values(&f, f.t[i].name, &n);
+        fix_put(&f, f.t[i].name, DT_F32, v, f.t[i].ndim, f.t[i].shape);
+        free(v);
+    }
+    fix_write(&f, tmp_path("f32.safetensors"));
+    fix_release(&f);
+    o.dit = tmp_path("f32.safetensors");
+    engine *g = open_tiny(&o, false);
+    run_params r = a_run(64, 48, 9);
+    dit_sizes z;
+    DO(engine_need_dit(g, 0, e));
+    int64_t L = 3 * 3 * 4, tensors = 2 * 27 + 20;
+    dit_sizes_of(&g->dit_cfg, g->prec, false, false, L, 1, &z);
+    int64_t held = dit_weight_bytes(g->dits[0]), counted = z.fixed + 2 * z.block;
+    for (int a = 0; a < 3; a++)
+        counted -= 1024 * (g->dit_cfg.dim / g->dit_cfg.num_heads) * 4 / 3;      /* rotary tables are no weights */
+    assert_true(counted >= held - 3 * 256 && counted <= held + tensors * 256);
+
+    int64_t before = g->be->bytes_now;
+    dit_work *w;
+    DO(dit_work_new(&w, g->dits[0], 3, 6, 8, e));
+    assert_true(g->be->bytes_now - before >= z.work && g->be->bytes_now - before <= z.work + 256);
+    dit_work_free(w);
+
+    engine_memory m;
+    DO(engine_plan_memory(g, &r, &m, e));
+    assert_int_equal(m.work_bytes, z.work);
+    assert_int_equal(m.dit_bytes, z.fixed + 2 * z.block);
+    assert_int_equal(m.device_bytes, 0);      /* the CPU has no limit */
+    assert_int_equal(m.host_bytes, 0);
+    engine_close(g);
+}
+
+/* as on a GPU with so much free memory */
+static int plan(engine *g, int64_t free_bytes, const run_params *r, engine_memory *m, err *e)
+{
+    g->free_at_open = free_bytes;
+    int rc = engine_plan_memory(g, r, m, e);
+    g->free_at_open = -1;
+    return rc;
+}
+
+static void test_choices(void **state)
+{
+    (void)state;
+    for (int pair = 0; pair < 2; pair++) {
+        engine_options o = ENGINE_OPTIONS_INIT;
+        engine *g = open_tiny(&o, pair);
+        run_params r = a_run(256, 256, 17);
+        engine_memory m, less;
+        int64_t all;
+        DO(plan(g, INT64_MAX / 4, &r, &m, e));
+        assert_int_equal(m.blocks_to_swap, 0);
+        assert_true(!m.streams_text && !m.releases_vae && !m.one_expert);
+        assert_true(m.device_bytes > m.runtime_bytes + m.dit_bytes + m.work_bytes && m.host_bytes == 0);
+        all = m.device_bytes;
+        /* a byte less and something gives way; what is chosen is within the limit, always */
+        DO(plan(g, all + 32 * MIB - 595LL * MIB - 1, &r, &less, e));
+        assert_true(less.device_bytes < all && (less.streams_text || less.blocks_to_swap || less.one_expert));
+        err e = { 0 };
+        int64_t smallest = 0;
+        for (int64_t limit = all + 32 * MIB; limit > m.runtime_bytes; limit -= (all - m.runtime_bytes) / 97) {
+            g->memory_budget = limit;
+            int rc = plan(g, INT64_MAX / 4, &r, &less, &e);
+            if (!rc) {
+                assert_true(less.device_bytes <= limit - 32 * MIB && less.limit_bytes == limit);
+                smallest = less.device_bytes;
+                continue;
+            }
+            assert_int_equal(rc, ERR_MEMORY);
+            assert_text_has(e.text, "a video of 256 x 256 with 17 frames needs ");
+            assert_text_has(e.text, " MiB may be used (memory.budget)");
+            assert_text_has(e.text, "use fewer frames or a smaller size, or raise memory.budget");
+            assert_true(less.device_bytes > limit - 32 * MIB);
+            break;
+        }
+        assert_true(smallest > 0 && smallest < all);
+        /* nothing may leave: less is possible */
+        g->offload = ENGINE_OFFLOAD_NONE;
+        g->memory_budget = smallest + 32 * MIB;
+        assert_int_equal(plan(g, INT64_MAX / 4, &r, &less, &e), ERR_MEMORY);
+        assert_text_has(e.text, "set memory.offload to auto");
+        /* everything leaves, also where it would fit */
+        g->offload = ENGINE_OFFLOAD_ALL;
+        g->memory_budget = 0;
+        DO(plan(g, INT64_MAX / 4, &r, &m, e));
+        assert_true(m.blocks_to_swap == 2 && m.streams_text && m.releases_vae && m.host_bytes > 0);
+        /* so many blocks and no more */
+        g->offload = ENGINE_OFFLOAD_AUTO;
+        g->blocks_to_swap = 1;
+        DO(plan(g, INT64_MAX / 4, &r, &m, e));
+        assert_int_equal(m.blocks_to_swap, 1);
+        g->memory_budget = 100LL * MIB;
+        assert_int_equal(plan(g, INT64_MAX / 4, &r, &m, &e), ERR_MEMORY);
+        assert_text_has(e.text, "with 1 of 2 transformer blocks swapped");
+        g->memory_budget = 0;
+        assert_int_equal(plan(g, 100LL * MIB, &r, &m, &e), ERR_MEMORY);
+        assert_text_has(e.text, "695 MiB may be used (free on the device)");
+        g->blocks_to_swap = 3;
+        assert_int_equal(plan(g, INT64_MAX / 4, &r, &m, &e), ERR_CONFIG);
+        assert_text_has(e.text, "memory.blocks_to_swap is 3, but tests/golden/wan-tiny");
+        engine_close(g);
+    }
+}
+
+/* Runs under every plan, one after another on one engine: the same bytes, and nothing stays behind. */
+static void test_runs(void **state)
+{
+    (void)state;
+    for (int pair = 0; pair < 2; pair++) {
+        engine_options o = ENGINE_OPTIONS_INIT;
+        engine *g = open_tiny(&o, pair);
+        const int32_t ids[16] = { 5, 9, 1 };
+        float *want = NULL;
+        for (int k = 0; k < 6; k++) {
+            prompt *p;
+            tensor t;
+            run_params r = a_run(32, 32, 5);
+            g->blocks_to_swap = k % 3;
+            engine_memory m;
+            DO(engine_plan_memory(g, &r, &m, e));
+            m.streams_text = k & 1;
+            m.releases_vae = k & 2;
+            m.one_expert = k & 4;
+            DO(engine_prepare(g, &r, e));
+            g->memory = m;
+            if (g->t5)
+                umt5_close(g->t5);
+            g->t5 = NULL;
+            DO(engine_encode_ids(g, ids, 16, 3, &p, e));
+            r.cond = (const prompt *const *)&p;
+            r.n_cond = 1;
+            DO(engine_run(g, &r, NULL, &t, e));
+            float *got = malloc((size_t)tensor_bytes(&t));
+            DO(op_download(got, &t, e));
+            if (want)
+                assert_memory_equal(got, want, (size_t)tensor_bytes(&t));
+            free(want);
+            want = got;
+            tensor_free(&t);
+            prompt_free(p);
+            assert_true(!pair || !g->memory.one_expert || !g->dits[0] || !g->dits[1]);
+            assert_true((dit_host_bytes(g->dits[pair ? 1 : 0]) > 0) == (g->blocks_to_swap > 0));
+        }
+        free(want);
+        engine_close(g);
+    }
+}
+
+static void test_streamed_text(void **state)
+{
+    (void)state;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    engine *g = open_tiny(&o, false);
+    umt5 *kept, *streamed;
+    const precision *prec = g->prec;
+    err e = { 0 };
+    int32_t ids[16] = { 5, 9, 31, 4, 1 };
+    DO(umt5_open(&kept, g->be, g->t5_file, prec, e));
+    DO(umt5_open_streamed(&streamed, g->be, g->t5_file, prec, e));
+    int dim = umt5_get_config(kept)->dim;
+    int64_t before = g->be->bytes_now;
+    for (int k = 0; k < 3; k++) {
+        tensor a, b;
+        float x[16 * 512], y[16 * 512];
+        assert_true(dim <= 512);
+        DO(TENSOR_NEW(&a, g->be, prec->stream, e, 16, dim));
+        DO(TENSOR_NEW(&b, g->be, prec->stream, e, 16, dim));
+        DO(umt5_encode(kept, ids, 16, 5, &a, e));
+        DO(umt5_encode(streamed, ids, 16, 5, &b, e));
+        DO(op_download_f32(x, &a, e));
+        DO(op_download_f32(y, &b, e));
+        assert_memory_equal(x, y, 16 * (size_t)dim * sizeof *x);
+        tensor_free(&a);
+        tensor_free(&b);
+        ids[2] = 7 + k;
+    }
+    umt5_sizes z;
+    umt5_sizes_of(umt5_get_config(kept), prec, 16, &z);
+    assert_true(z.layer > 0 && z.all > z.layer * umt5_get_config(kept)->num_layers && g->be->bytes_now - before < z.work);
+    tensor a;
+    DO(TENSOR_NEW(&a, g->be, prec->stream, e, 16, dim));
+    ids[1] = 1 << 28;
+    assert_int_equal(umt5_encode(streamed, ids, 16, 5, &a, &e), ERR_SHAPE);
+    assert_text_has(e.text, "token id 268435456 at position 1 is outside the text encoder's vocabulary");
+    tensor_free(&a);
+    umt5_close(kept);
+    umt5_close(streamed);
+    engine_close(g);
+
+    /* what is missing is told when it is opened */
+    fix f;
+    ckpt *c;
+    backend *be;
+    fix_read(&f, tiny("models_t5_umt5-xxl-enc-bf16.pth"));
+    fix_drop(&f, "blocks.1.ffn.fc1.weight");
+    fix_write(&f, tmp_path("t5.safetensors"));
+    fix_release(&f);
+    DO(ckpt_open(&c, tmp_path("t5.safetensors"), e));
+    DO(backend_open_cpu(&be, e));
+    DO(precision_find(&prec, "exact", e));
+    assert_int_not_equal(umt5_open_streamed(&streamed, be, c, prec, &e), 0);
+    assert_text_has(e.text, "blocks.1.ffn.fc1.weight");
+    backend_close(be);
+    ckpt_close(c);
+}
+
+static int make(void **state)
+{
+    (void)state;
+    tmp_make();
+    return 0;
+}
+
+static int clean(void **state)
+{
+    (void)state;
+    tmp_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_choices), cmocka_unit_test(test_runs), cmocka_unit_test(test_streamed_text),
+    };
+    return cmocka_run_group_tests(tests, make, clean);
+}
