@@ -408,6 +408,8 @@ int op_conv(const conv_args *a, err *e)
     NEED(!a->before || (a->past && a->before->ndim == 4 && a->before->shape[1] == a->x->shape[1] && a->before->shape[2] == a->x->shape[2] &&
                         a->before->shape[3] == a->x->shape[3]), "the frames before past do not fit", a->before, a->x);
     NEED(!a->residual || (same_shape(a->residual, a->out)), "residual does not fit", a->residual, a->out);
+    NEED(!a->norm || (tensor_count(a->norm) == a->out->shape[3] && a->norm->dtype == DT_F32), "norm does not fit", a->norm, a->out);
+    NEED(a->act == ACT_NONE || (a->norm && a->act == ACT_SILU), "activation", a->out, NULL);
     NEED(a->stride_t > 0 && a->stride_h > 0 && a->stride_w > 0, "strides", a->x, NULL);
     NEED((a->out->shape[0] - 1) * a->stride_t + a->w->shape[1] - 1 - a->n_past < a->x->shape[0], "needs frames after x", a->x, a->out);
     return a->out->be->ops->conv(a->out->be, a, e);

@@ -94,5 +94,5 @@ int cpu_conv(backend *be, const conv_args *a, err *e)
     int rc = cpu_need_scratch(be, (size_t)(PT * j.kt * j.kh * j.kw * j.cin) * 4, e);
     if (!rc)
         parallel_for(a->out->shape[0] * j.tiles, conv_piece, &j);
-    return rc;
+    return rc || !a->norm ? rc : cpu_pixel_norm(be, a->out, a->out, a->norm, a->act, e);
 }

@@ -65,11 +65,14 @@ static int conv_f32(backend *be, const conv_args *a, err *e)
 
 extern "C" int cuda_conv(backend *be, const conv_args *a, err *e)
 {
-    if (a->x->dtype == DT_F32 && a->w->dtype == DT_F32 && a->out->dtype == DT_F32)
-        return conv_f32(be, a, e);
-    if (a->x->dtype != DT_BF16 || a->w->dtype != DT_BF16 || (a->out->dtype != DT_BF16 && a->out->dtype != DT_F32) || a->bias->dtype != DT_F32 ||
-        (a->residual && a->residual->dtype != DT_BF16) || (a->past && a->past->dtype != DT_BF16) || (a->before && a->before->dtype != DT_BF16))
+    bool f32 = a->x->dtype == DT_F32 && a->w->dtype == DT_F32 && a->out->dtype == DT_F32;
+    int rc = 0;
+    if (!f32 && (a->x->dtype != DT_BF16 || a->w->dtype != DT_BF16 || (a->out->dtype != DT_BF16 && a->out->dtype != DT_F32) || a->bias->dtype != DT_F32 ||
+        (a->residual && a->residual->dtype != DT_BF16) || (a->past && a->past->dtype != DT_BF16) || (a->before && a->before->dtype != DT_BF16)))
         return ERR(e, ERR_INTERNAL, "conv: the CUDA backend takes all of it in F32, or frames and weights in BF16 with a bias in F32; got x %s, w %s, out %s",
                    dtype_name(a->x->dtype), dtype_name(a->w->dtype), dtype_name(a->out->dtype));
-    return conv_hopper_can(be, a) ? conv_hopper(be, a, e) : conv_plain(be, a, e);
+    if (!f32 && conv_hopper_can(be, a))
+        return conv_hopper(be, a, e);
+    rc = f32 ? conv_f32(be, a, e) : conv_plain(be, a, e);
+    return rc || !a->norm ? rc : cuda_pixel_norm(be, a->out, a->out, a->norm, a->act, e);
 }

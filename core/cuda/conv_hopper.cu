@@ -26,6 +26,7 @@ struct slab_args {
     CUtensorMap frames[3];          /* x, past, before */
     CUtensorMap weights;
     const float *bias;
+    const float *gamma;             /* of the norm that follows, or NULL */
     const bf16 *residual;           /* or NULL */
     void *out;
     int n_frames[3];                /* frames of x, past, before */
@@ -35,7 +36,7 @@ struct slab_args {
     int phases;                     /* 4 with the 2x enlargement, otherwise 1 */
     int tiles_x, tiles_y, tiles_n;
     int n_tiles;
-    int out_f32;
+    int out_f32, silu;
 };
 
 template <int CB_, int BN_, int MB_, int TH_, int KS_, int GROUP_, int WEIGHTS_, int SLABS_, int UNITS_> struct tile {
@@ -175,6 +176,11 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
         const uint64_t a_desc = wgmma_desc(0, 16, C::PITCH * ROW, SWIZZLE), b_desc = wgmma_desc(0, 16, 8 * ROW, SWIZZLE);
         int slab = 0, slab_phase = 0, stage = 0, stage_phase = 0;
         float acc[C::MB][C::BN / 2];
+        /* The first consumer keeps ahead by a few weight stages, so that one multiplies while the other writes its results. */
+        constexpr int AHEAD = C::WEIGHTS - 1;
+        int groups = 0;
+        if (consumer == 1)
+            named_sync(1, 256);
 
         for (int i = blockIdx.x; i < p.n_tiles; i += gridDim.x) {
             place q = place_of(p, i, C::BN, C::TH);
@@ -246,6 +252,8 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                         }
                         wgmma_commit();
                         keep = 1;
+                        if (groups < AHEAD && ++groups == AHEAD && consumer == 0)
+                            named_arrive(1, 256);
                         wgmma_wait<1>();      /* the group before is done: give back what it read */
                         if (lane == 0) {
                             if (old_stage >= 0)
@@ -267,6 +275,9 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                     }
                 }
             wgmma_wait<0>();
+            if (groups < AHEAD && consumer == 0)      /* a tile of fewer stages */
+                named_arrive(1, 256);
+            groups = AHEAD;
 #pragma unroll
             for (int m = 0; m < C::MB; m++)
                 wgmma_pin(acc[m]);
@@ -277,6 +288,37 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
 
             forget();
             if constexpr (C::CHUNK > 0) {
+                if (p.gamma) {      /* the block has all channels of its pixels: four lanes share two rows of an m64 tile */
+                    const int quad = lane & 3;
+#pragma unroll
+                    for (int m = 0; m < C::MB; m++) {
+                        float sq[2] = { 0, 0 };
+#pragma unroll
+                        for (int j = 0; j < C::BN / 8; j++) {
+                            const float2 b = __ldg((const float2 *)(p.bias + j * 8 + 2 * quad));
+#pragma unroll
+                            for (int v = 0; v < 4; v++) {
+                                acc[m][4 * j + v] += v & 1 ? b.y : b.x;
+                                sq[v >> 1] += acc[m][4 * j + v] * acc[m][4 * j + v];
+                            }
+                        }
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            sq[half] += __shfl_xor_sync(0xffffffffu, sq[half], 1);
+                            sq[half] += __shfl_xor_sync(0xffffffffu, sq[half], 2);
+                            sq[half] = sqrtf((float)C::BN) / fmaxf(sqrtf(sq[half]), 1e-12f);
+                        }
+#pragma unroll
+                        for (int j = 0; j < C::BN / 8; j++) {
+                            const float2 w = __ldg((const float2 *)(p.gamma + j * 8 + 2 * quad));
+#pragma unroll
+                            for (int v = 0; v < 4; v++) {
+                                float x = acc[m][4 * j + v] * sq[v >> 1] * (v & 1 ? w.y : w.x);
+                                acc[m][4 * j + v] = p.silu ? silu_fast(x) : x;
+                            }
+                        }
+                    }
+                }
 #pragma unroll
                 for (int u = 0; u < C::MB * C::CHUNKS; u++) {
                     constexpr int GROUPS = C::CHUNK / 8;
@@ -286,7 +328,7 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
 #pragma unroll
                     for (int j = 0; j < GROUPS; j++) {
                         const int c = q.n + (first + j) * 8 + 2 * quad;
-                        float2 b = c < p.Cout ? __ldg((const float2 *)(p.bias + c)) : make_float2(0, 0);
+                        float2 b = c < p.Cout && !p.gamma ? __ldg((const float2 *)(p.bias + c)) : make_float2(0, 0);
 #pragma unroll
                         for (int half = 0; half < 2; half++) {
                             uint32_t at = slot(u, g + 8 * half, j) + quad * 4, old = 0;
@@ -342,7 +384,7 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
 typedef tile<64, 192, 2, 16, 3, 1, 4, 2, 3> wide;        /* 192 channels, or 384 in two */
 typedef tile<64, 128, 3, 24, 3, 1, 4, 2, 2> tall;        /* 384 in three: fewer, larger tiles */
 typedef tile<64, 192, 1, 8, 3, 1, 5, 2, 3> small;        /* small frames: twice as many tiles */
-typedef tile<32, 96, 3, 24, 3, 3, 4, 2, 9> narrow;       /* 96 channels */
+typedef tile<32, 96, 3, 24, 3, 3, 5, 2, 9> narrow;       /* 96 channels */
 typedef tile<32, 16, 3, 24, 3, 9, 3, 2, 1> picture;      /* the head */
 typedef tile<64, 192, 2, 16, 1, 1, 3, 3, 3> temporal;    /* kernels of one pixel over frames */
 
@@ -372,6 +414,8 @@ template <class C> int launch(backend *be, const conv_args *a, err *e)
     if (rc)
         return rc;
     p.bias = (const float *)a->bias->data;
+    p.gamma = a->norm ? (const float *)a->norm->data : NULL;
+    p.silu = a->act == ACT_SILU;
     p.residual = a->residual ? (const bf16 *)a->residual->data : NULL;
     p.out = a->out->data;
     p.out_f32 = a->out->dtype == DT_F32;
@@ -421,8 +465,21 @@ bool conv_hopper_can(const backend *be, const conv_args *a)
            a->x->shape[1] < 32768 && a->x->shape[2] < 32768;
 }
 
-int conv_hopper(backend *be, const conv_args *a, err *e)
+/* the norm that follows is made by the same kernel where a block has all channels; otherwise by one of its own */
+static bool fuses(const conv_args *a)
 {
+    int64_t cin = a->x->shape[3], cout = a->w->shape[0];
+    return a->norm && !a->residual && a->w->shape[2] == 3 && (cout == 96 || (cout == 192 && cin % 64 == 0));
+}
+
+int conv_hopper(backend *be, const conv_args *args, err *e)
+{
+    conv_args copy = *args, *a = &copy;
+    if (a->norm && !fuses(a)) {
+        a->norm = NULL;
+        int rc = conv_hopper(be, a, e);
+        return rc ? rc : cuda_pixel_norm(be, a->out, a->out, args->norm, args->act, e);
+    }
     int64_t cin = a->x->shape[3], cout = a->w->shape[0], ks = a->w->shape[2];
     if (ks == 1)
         return launch<temporal>(be, a, e);
@@ -430,6 +487,8 @@ int conv_hopper(backend *be, const conv_args *a, err *e)
         return launch<picture>(be, a, e);
     if (cin % 64 || cout == 96)
         return launch<narrow>(be, a, e);
+    if (a->norm)
+        return launch<wide>(be, a, e);
     double w = cost<wide>(be, a, 1.0), t = cost<tall>(be, a, 1.0), s = cost<small>(be, a, 1.15);
     return w <= t && w <= s ? launch<wide>(be, a, e) : t <= s ? launch<tall>(be, a, e) : launch<small>(be, a, e);
 }

@@ -89,6 +89,12 @@ __device__ static inline float silu_of(float x)
     return x / (1.0f + expf(-x));
 }
 
+/* with the hardware's exponential and division: 2 ulp of f32, far below a rounding to bf16 */
+__device__ static inline float silu_fast(float x)
+{
+    return __fdividef(x, 1.0f + __expf(-x));
+}
+
 __device__ static inline float gelu_tanh_of(float x)
 {
     float u = 0.7978845608028654f * (x + 0.044715f * (x * x * x));

@@ -35,12 +35,6 @@ template <class T> __global__ void norm_any(T *out, const T *x, const float *gam
     }
 }
 
-/* the hardware's exponential and division: 2 ulp of f32, far below the rounding to bf16 */
-__device__ inline float silu_fast(float v)
-{
-    return __fdividef(v, 1.0f + __expf(-v));
-}
-
 /* bf16, width = 24 LANES: a group of LANES threads holds a pixel in registers, three runs of eight channels each */
 template <int LANES> __global__ void __launch_bounds__(THREADS) norm_fast(bf16 *out, const bf16 *x, const float *gamma, int64_t pixels, activation act)
 {

@@ -197,13 +197,14 @@ static int like(tensor *out, const tensor *x, int64_t T, int64_t H, int64_t W, i
     return TENSOR_NEW(out, x->be, x->dtype, e, T, H, W, C);
 }
 
-/* 3x3x3 causal convolution with history, stride 1. Takes x if it owns its memory. */
-static int cached_conv(tensor *out, dtype type, tensor *x, const vae_conv *c, history *h, const tensor *residual, err *e)
+/* 3x3x3 causal convolution with history, stride 1; then, where norm is given, norm and SiLU. Takes x if it owns its memory. */
+static int cached_conv(tensor *out, dtype type, tensor *x, const vae_conv *c, history *h, const tensor *residual, const tensor *norm, err *e)
 {
     int rc = 0;
     TRY(TENSOR_NEW(out, x->be, type, e, x->shape[0], x->shape[1], x->shape[2], c->w.shape[0]));
     conv_args a = { .out = out, .x = x, .past = frames_or_null(&h->past), .before = frames_or_null(&h->before), .w = &c->w, .bias = &c->b,
-                    .residual = residual, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1 };
+                    .residual = residual, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1,
+                    .norm = norm, .act = norm ? ACT_SILU : ACT_NONE };
     TRY(op_conv(&a, e));
     TRY(remember(h, x, 2, e));
 out:
@@ -218,14 +219,13 @@ static int run_res(const vae_layer *y, history *past, tensor *x, err *e)
     tensor h = { 0 }, g = { 0 }, skip = { 0 }, out = { 0 };
     TRY(like(&h, x, x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
     TRY(op_pixel_norm(&h, x, &y->norm1, ACT_SILU, e));
-    TRY(cached_conv(&g, x->dtype, &h, &y->conv1, &past[0], NULL, e));
+    TRY(cached_conv(&g, x->dtype, &h, &y->conv1, &past[0], NULL, &y->norm2, e));
     tensor_free(&h);
-    TRY(op_pixel_norm(&g, &g, &y->norm2, ACT_SILU, e));
     if (y->has_shortcut) {
         TRY(like(&skip, x, x->shape[0], x->shape[1], x->shape[2], y->shortcut.w.shape[0], e));
         TRY(op_linear(&skip, x, &y->shortcut.w, &y->shortcut.b, ACT_NONE, e));
     }
-    TRY(cached_conv(&out, x->dtype, &g, &y->conv2, &past[1], y->has_shortcut ? &skip : x, e));
+    TRY(cached_conv(&out, x->dtype, &g, &y->conv2, &past[1], y->has_shortcut ? &skip : x, NULL, e));
     tensor_free(x);
     *x = out;
     out = (tensor){ 0 };
@@ -357,7 +357,7 @@ static int run_layers(vae_stream *s, int first, int end, tensor *y, err *e)
 static int run_head(vae_stream *s, const tensor *x, int end, tensor *y, err *e)
 {
     tensor view = tensor_rows(x, 0, x->shape[0]);
-    int rc = cached_conv(y, s->v->type, &view, &s->side->conv_in, &s->past_in, NULL, e);
+    int rc = cached_conv(y, s->v->type, &view, &s->side->conv_in, &s->past_in, NULL, NULL, e);
     return rc ? rc : run_layers(s, 0, end, y, e);
 }
 
@@ -371,7 +371,7 @@ static int run_tail(vae_stream *s, int first, tensor *y, tensor *out, err *e)
         rc = op_pixel_norm(&h, y, &s->side->norm_out, ACT_SILU, e);
         *y = h;
     }
-    return rc ? rc : cached_conv(out, DT_F32, y, &s->side->conv_out, &s->past_out, NULL, e);
+    return rc ? rc : cached_conv(out, DT_F32, y, &s->side->conv_out, &s->past_out, NULL, NULL, e);
 }
 
 /* Copies the result of frame t to its place in *all, which is made with the first. */
