@@ -365,6 +365,24 @@ static void test_noise(void **unused)
         }
         free(a), free(b);
     }
+    /* bits of torch.randn(n, generator=g, device="cuda"), the second draw of seed 42 (PyTorch 2.11 on an H200): FNV-1a of the words */
+    static const struct { int64_t n; uint64_t hash; } torch[] = { { 1, 0xb999cea8595b96c2u }, { 5, 0x27fe0588aeb15cb5u }, { 1000, 0xd28ee13c8722c278u },
+                                                                  { (1 << 20) + 3, 0xcc67dbd6271d763au }, { 16 * 21 * 60 * 104, 0x465dc3ef6551b84cu } };
+    for (size_t c = 0; c < sizeof torch / sizeof *torch; c++) {
+        float *v = malloc((size_t)torch[c].n * sizeof *v);
+        uint64_t offset = 0, hash = 14695981039346656037u;
+        err e = { 0 };
+        for (int draw = 0; draw < 2; draw++)
+            assert_int_equal(noise_cuda_normal(be, 42, &offset, 132, 2048, v, torch[c].n, &e), 0);
+        for (int64_t i = 0; i < torch[c].n; i++) {
+            uint32_t word;
+            memcpy(&word, v + i, 4);
+            hash = (hash ^ word) * 1099511628211u;
+        }
+        if (hash != torch[c].hash)
+            fail_msg("the second draw of %lld values is not PyTorch's", (long long)torch[c].n);
+        free(v);
+    }
     printf("# noise differs from the CPU's by at most %.2e\n", (double)worst);
     float v[3];
     uint64_t offset = 0;
