@@ -113,6 +113,12 @@ typedef struct backend_slot {
     void *impl;                      /* the backend's own */
 } backend_slot;
 
+/* A download on its way: zeroed, then backend_download_begin(). */
+typedef struct backend_download {
+    backend *be;
+    void *impl;                      /* the backend's own */
+} backend_download;
+
 typedef struct backend_ops {
     const char *name;                                                       /* "cpu", "cuda" */
     bool bf16;                                                              /* computes in bf16 and holds weights so, not only in f32 */
@@ -134,6 +140,9 @@ typedef struct backend_ops {
     int (*slot_fill)(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
     int (*slot_acquire)(backend *be, backend_slot *s, err *e);
     int (*slot_release)(backend *be, backend_slot *s, err *e);
+    int (*download_begin)(backend *be, backend_download *d, void *host, const void *src, size_t bytes, err *e);
+    int (*download_wait)(backend *be, backend_download *d, err *e);
+    void (*download_free)(backend *be, backend_download *d);
     void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
     bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
 
@@ -221,6 +230,13 @@ void backend_slot_free(backend_slot *s);                           /* harmless o
 int backend_slot_fill(backend_slot *s, const void *host, size_t bytes, err *e);
 int backend_slot_acquire(backend_slot *s, err *e);
 int backend_slot_release(backend_slot *s, err *e);
+/* Queues a copy of n elements of src, from element `first` on, that begins when the ops queued so far have ended and runs beside those
+ * queued later, which may not write there before backend_download_wait(). `host` should be from backend_host_alloc(): other memory is
+ * as good, but the caller then waits for the copy. May be called again for the same d: a wait is for the last copy, which ends after
+ * the ones before. Waiting is allowed in another thread. */
+int backend_download_begin(backend_download *d, void *host, const tensor *src, int64_t first, int64_t n, err *e);
+int backend_download_wait(backend_download *d, err *e);
+void backend_download_free(backend_download *d);                    /* waits; harmless on a zeroed one */
 /* Gives memory that was freed, and is kept for the next allocation, back to the device. */
 void backend_trim(backend *be);
 /* Memory of the device as its driver reports it, other programs included. False on a backend that needs no plan (CPU). */

@@ -147,6 +147,7 @@ static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
+    cuda_downloads_close(be);
     cuda_tables_free(be);
     cuda_attention_hopper_close(be);
     if (c->work)
@@ -185,6 +186,9 @@ static backend_ops make_ops(bool hopper)
     o.zero = zero;
     o.sync = sync;
     o.weight = weight;
+    o.download_begin = cuda_download_begin;
+    o.download_wait = cuda_download_wait;
+    o.download_free = cuda_download_free;
     o.host_alloc = cuda_host_alloc;
     o.host_free = cuda_host_free;
     o.slot_new = cuda_slot_new;
