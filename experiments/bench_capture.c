@@ -1,6 +1,7 @@
 /* `wanscope bench capture`: what watching costs: a forward that writes the attention to 16 text positions of every block into a
  * trace, against the same forward without. The observer does what experiments/capture.c does for a run. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,43 @@ static int show(const hook_point *p, const hook_data *d, void *user, err *e)
     item = NULL;
 out:
     capture_queue_drop(w->queue, item);
+    return rc;
+}
+
+static int only_probs(void *user, err *e)
+{
+    return op_attn_probs(user, e);
+}
+
+/* The share of one block that is on the device: the probabilities of its columns, computed anew. */
+static int probs_row(watching *w, err *e)
+{
+    int rc = 0;
+    bench *b = w->b;
+    const dit_config *c = &b->model.dit;
+    double dim = c->dim, n = (double)b->tokens, *ms = malloc((size_t)b->repeat * sizeof *ms);
+    tensor q = { 0 }, k = { 0 }, out = { 0 };
+    bench_row row = BENCH_ROW_INIT;
+    if (!ms)
+        return ERR(e, ERR_MEMORY, "memory ran out");
+    TRY(bench_random(b, &q, b->prec->act, 2, (int64_t[]){ b->tokens, c->dim }, 1, 1, e));
+    TRY(bench_random(b, &k, b->prec->act, 2, (int64_t[]){ c->text_len, c->dim }, 2, 1, e));
+    TRY(TENSOR_NEW(&out, b->be, DT_F32, e, 1, WORDS, b->tokens));
+    attn_probs_args args = { .out = &out, .q = &q, .k = &k, .n_heads = c->num_heads, .scale = 1.0f / sqrtf((float)(c->dim / c->num_heads)),
+                             .n_words = WORDS, .word_begin = w->begin, .columns = w->columns };
+    TRY(bench_time(b, only_probs, &args, ms, e));
+    row.what = "capture";
+    row.item = "probs";
+    row.ops = 2 * n * c->text_len * dim;
+    row.bytes = (double)dtype_size(b->prec->act) * (n + c->text_len) * dim + 4.0 * WORDS * n;
+    str_addf(&row.shape, "q[%" PRId64 " %d] k[%d %d] columns %d", b->tokens, c->dim, c->text_len, c->dim, WORDS);
+    str_add(&row.note, "one block; without the copy to the host and the file");
+    rc = bench_put(b, &row, ms, b->repeat, e);
+out:
+    tensor_free(&q);
+    tensor_free(&k);
+    tensor_free(&out);
+    free(ms);
     return rc;
 }
 
@@ -199,6 +237,7 @@ int bench_capture(bench *b, err *e)
                  bench_quantile(ratio, b->repeat, 1), how[k].type == TRACE_F16 ? "f16" : "f32", how[k].gzip, end);
         TRY(bench_put(b, &row, ms[k], b->repeat, e));
     }
+    rc = probs_row(&w, e);
 out:
     capture_queue_free(w.queue);
     for (int k = 0; k < KINDS; k++) {
