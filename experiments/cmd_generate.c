@@ -67,6 +67,7 @@ static const char HELP[] =
     "  --vace FILE                      VACE weights for the model; not needed where the model is the VACE release\n"
     "  --ref-image FILE...              up to 4 images of what should appear\n"
     "  --control-video FILE             a video to follow; --control-type video|depth|edges says how\n"
+    "  --control-timing first|whole     its first frames, or all of them spread over the video (mask too)\n"
     "  --depth-normalise none|clip|frame  --depth-invert  --depth-smooth N\n"
     "  --mask-video FILE                video or image, white where the video is made anew\n"
     "  --vace-scale S                   strength of all of these (1)\n"
@@ -128,6 +129,7 @@ static const flag_spec FLAGS[] = {
     { "ref-image", FLAG_LIST, NULL, NULL, NULL },
     { "control-video", 1, "vace.control", NULL, NULL },
     { "control-type", 1, "vace.control_type", NULL, NULL },
+    { "control-timing", 1, "vace.control_timing", NULL, NULL },
     { "mask-video", 1, "vace.mask", NULL, NULL },
     { "vace-scale", 1, "vace.scale", NULL, NULL },
     { "depth-normalise", 1, "vace.depth_normalise", NULL, NULL },

@@ -48,6 +48,7 @@ typedef enum { SPANS_CLEANED, SPANS_RAW } config_spans;
 typedef enum { OFFLOAD_AUTO, OFFLOAD_NONE, OFFLOAD_ALL } config_offload;
 
 typedef enum { CONTROL_VIDEO, CONTROL_DEPTH, CONTROL_EDGES } config_control;
+typedef enum { TIMING_FIRST, TIMING_WHOLE } config_timing;
 
 typedef struct string_list {
     int n;
@@ -159,6 +160,7 @@ typedef struct config {
         string_list references;        /* images, at most 4 */
         char *control;                 /* a video, or depth maps */
         int control_type;              /* config_control */
+        int control_timing;            /* config_timing */
         char *mask;                    /* a video or an image; white is made anew */
         double scale;
         guidance_schedule scale_by_step;   /* n == 0: scale throughout */

@@ -23,6 +23,7 @@ static const char *const SPARSES[] = { "auto", "false", "true", NULL };
 static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "alternating", NULL };
 static const char *const SPANS[] = { "cleaned", "raw", NULL };
 static const char *const CONTROLS[] = { "video", "depth", "edges", NULL };
+static const char *const TIMINGS[] = { "first", "whole", NULL };
 static const char *const NORMALISES[] = { "none", "clip", "frame", NULL };
 static const char *const DRAWS[] = { "block", "clip", NULL };
 static const char *const OFFLOADS[] = { "auto", "none", "all", NULL };
@@ -180,9 +181,11 @@ const setting SETTINGS[] = {
     LATER("vace.references", SETTING_PATHS, vace.references, 0, 0, 0, 0, NULL, "[]",
           "images of what should appear, up to 4; fitted on white"),
     LATER("vace.control", SETTING_PATH, vace.control, 0, 0, 0, 0, NULL, "",
-          "video to follow, at least video.frames long; depth also as .npy or .safetensors [frames, height, width]"),
+          "video to follow, at least video.frames long unless control_timing is whole; depth also as .npy or .safetensors [frames, height, width]"),
     LATER("vace.control_type", SETTING_ENUM, vace.control_type, 0, 0, 0, 0, CONTROLS, "video",
           "video takes it as it is; depth reads depth maps (near = bright); edges draws a plain stand-in for depth from the video's edges"),
+    LATER("vace.control_timing", SETTING_ENUM, vace.control_timing, 0, 0, 0, 0, TIMINGS, "first",
+          "first takes as many frames as the video has from the beginning of control and mask; whole spreads all of theirs over it"),
     LATER("vace.mask", SETTING_PATH, vace.mask, 0, 0, 0, 0, NULL, "",
           "video or image, white where the video is made anew, black where vace.control is kept; without it everywhere"),
     LATER("vace.scale", SETTING_DOUBLE, vace.scale, 0, 10, 0, 0, NULL, "1", "strength of the conditions; 0 is exactly the video without them"),

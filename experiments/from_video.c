@@ -159,7 +159,7 @@ static void add_causal(list *l, const json *from)
 
 static void add_vace(list *l, const json *vace)
 {
-    static const char *const TEXTS[] = { "control", "control_type", "mask", "depth_normalise" };
+    static const char *const TEXTS[] = { "control", "control_type", "control_timing", "mask", "depth_normalise" };
     const json *references = json_get(vace, "references"), *scale = json_get(vace, "scale"), *blocks = json_get(vace, "scale_by_block");
     str s = STR_INIT;
     if (!vace)

@@ -98,3 +98,87 @@ int pixels_cover(float *plane, int out_w, int out_h, const float *in, int w, int
     free(big);
     return 0;
 }
+
+/* ---- antialiased bicubic ---- */
+
+/* For every place of `out` its first source place, the number of them and their weights, `wide` a place. */
+typedef struct taps {
+    int wide, *first, *n;
+    float *weight;
+} taps;
+
+static double cubic(double x)
+{
+    x = fabs(x);
+    return x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+}
+
+static void taps_free(taps *t)
+{
+    free(t->first);
+    free(t->n);
+    free(t->weight);
+}
+
+static int taps_make(taps *t, int out, int in, err *e)
+{
+    double scale = (double)in / out, stretch = scale > 1 ? scale : 1, reach = 2 * stretch;
+    *t = (taps){ .wide = (int)ceil(reach) * 2 + 1 };
+    t->first = malloc((size_t)out * sizeof *t->first);
+    t->n = malloc((size_t)out * sizeof *t->n);
+    t->weight = malloc((size_t)out * (size_t)t->wide * sizeof *t->weight);
+    if (!t->first || !t->n || !t->weight)
+        return ERR(e, ERR_MEMORY, "out of memory for resizing a frame");
+    for (int i = 0; i < out; i++) {
+        double at = scale * (i + 0.5), sum = 0;
+        int a = (int)(at - reach + 0.5), b = (int)(at + reach + 0.5);
+        a = a < 0 ? 0 : a;
+        b = b > in ? in : b;
+        t->first[i] = a;
+        t->n[i] = b - a < t->wide ? b - a : t->wide;
+        for (int k = 0; k < t->n[i]; k++)
+            sum += cubic((a + k - at + 0.5) / stretch);
+        for (int k = 0; k < t->n[i]; k++)
+            t->weight[(int64_t)i * t->wide + k] = (float)(cubic((a + k - at + 0.5) / stretch) / sum);
+    }
+    return 0;
+}
+
+int pixels_cover_rgb(float *const planes[3], int out_w, int out_h, const uint8_t *rgb, int w, int h, err *e)
+{
+    double sh = (double)out_h / h, sw = (double)out_w / w, scale = sh > sw ? sh : sw;
+    int nh = (int)lround(h * scale), nw = (int)lround(w * scale), rc = 0;
+    nh = nh < out_h ? out_h : nh;
+    nw = nw < out_w ? out_w : nw;
+    int top = (nh - out_h) / 2, left = (nw - out_w) / 2;
+    taps x = { 0 }, y = { 0 };
+    float *rows = malloc((size_t)h * (size_t)out_w * sizeof *rows);
+    if (!rows)
+        return ERR(e, ERR_MEMORY, "out of memory for a frame of %d x %d pixels", out_w, h);
+    if ((rc = taps_make(&x, nw, w, e)) || (rc = taps_make(&y, nh, h, e)))
+        goto out;
+    for (int c = 0; c < 3; c++) {
+        for (int r = 0; r < h; r++)
+            for (int i = 0; i < out_w; i++) {
+                const float *weight = x.weight + (int64_t)(left + i) * x.wide;
+                float v = 0;
+                for (int k = 0; k < x.n[left + i]; k++)
+                    v += weight[k] * (float)rgb[3 * ((int64_t)r * w + x.first[left + i] + k) + c];
+                rows[(int64_t)r * out_w + i] = v;
+            }
+        for (int r = 0; r < out_h; r++)
+            for (int i = 0; i < out_w; i++) {
+                const float *weight = y.weight + (int64_t)(top + r) * y.wide;
+                float v = 0;
+                for (int k = 0; k < y.n[top + r]; k++)
+                    v += weight[k] * rows[(int64_t)(y.first[top + r] + k) * out_w + i];
+                v = roundf(v < 0 ? 0 : v > 255 ? 255 : v);
+                planes[c][(int64_t)r * out_w + i] = v / 127.5f - 1;
+            }
+    }
+out:
+    taps_free(&x);
+    taps_free(&y);
+    free(rows);
+    return rc;
+}

@@ -19,4 +19,9 @@ int pixels_letterbox(float *planes, int out_w, int out_h, const uint8_t *rgb, in
 /* Scaled to cover, then cut out of the middle. `nearest` keeps the values there are (masks). */
 int pixels_cover(float *plane, int out_w, int out_h, const float *in, int w, int h, int nearest, err *e);
 
+/* 8-bit RGB [h, w, 3] to three planes [out_h, out_w] in [-1, 1] as VACE's loader takes control videos: scaled to cover with antialiased
+ * bicubic weights (a = -1/2, wider where the picture shrinks), rounded to bytes, the middle cut out, then v / 127.5 - 1
+ * (preprocessor.py:107-145). */
+int pixels_cover_rgb(float *const planes[3], int out_w, int out_h, const uint8_t *rgb, int w, int h, err *e);
+
 #endif

@@ -452,6 +452,8 @@ static void vace_json(const runner *r, json_writer *w)
     }
     if (c->vace.mask[0])
         jw_kstring(w, "mask", c->vace.mask);
+    if (c->vace.control_timing != TIMING_FIRST)
+        jw_kstring(w, "control_timing", config_enum_name("vace.control_timing", c->vace.control_timing));
     for (int k = 1; k < r->params.steps; k++)
         same &= r->vace_scale[k] == r->vace_scale[0];
     jw_key(w, "scale");

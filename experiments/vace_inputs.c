@@ -112,6 +112,7 @@ typedef struct source {
     uint8_t *rgb;
     int w, h;
     int64_t n;                 /* frames; 0: a picture, any number */
+    int64_t read;              /* frames read so far */
 } source;
 
 static bool is_picture(const char *path)
@@ -151,12 +152,29 @@ static int too_short(const char *path, int64_t found, int64_t wanted, const char
                wanted);
 }
 
-static int source_next(source *s, int64_t at, int64_t wanted, const char *what, err *e)
+/* Which of n frames stands for frame `at` of `wanted`. Spread over the whole: floor(at (n - 1/2) / (wanted - 1)), as VACE's loader spreads
+ * its time stamps from 0 to the middle of the last frame (preprocessor.py:182-211). */
+static int64_t frame_of(const config *c, int64_t at, int64_t wanted, int64_t n)
 {
-    if (!s->video)
-        return 0;
-    int got = video_reader_frame(s->video, s->rgb, e);
-    return got == 1 ? 0 : got < 0 ? got : too_short(s->path, at, wanted, what, e);
+    return c->vace.control_timing == TIMING_WHOLE && wanted > 1 ? at * (2 * n - 1) / (2 * (wanted - 1)) : at;
+}
+
+/* Brings frame `at` of `wanted` into s->rgb; frames are asked for in their order. */
+static int source_next(source *s, const config *c, int64_t at, int64_t wanted, const char *what, err *e)
+{
+    int64_t which = frame_of(c, at, wanted, s->n);
+    while (s->video && s->read <= which) {
+        int got = video_reader_frame(s->video, s->rgb, e);
+        if (got != 1)
+            return got < 0 ? got : too_short(s->path, s->read, wanted, what, e);
+        s->read++;
+    }
+    return 0;
+}
+
+static bool lacks_frames(const config *c, int64_t n, int64_t wanted)
+{
+    return n < (c->vace.control_timing == TIMING_WHOLE ? 1 : wanted);
 }
 
 /* ---- control and mask ---- */
@@ -166,11 +184,13 @@ typedef struct size {
     int64_t frames, plane;
 } size;
 
-static void tell_fit(const char *path, int w, int h, int64_t n, const size *to)
+static void tell_fit(const config *c, const char *path, int w, int h, int64_t n, const size *to)
 {
     if (w != to->w || h != to->h)
         log_msg(LOG_INFO, "%s: %d x %d pixels are scaled to cover %d x %d, and the middle is taken", path, w, h, to->w, to->h);
-    if (n > to->frames)
+    if (c->vace.control_timing == TIMING_WHOLE && n && n != to->frames)
+        log_msg(LOG_INFO, "%s: %" PRId64 " frames are spread over %" PRId64, path, n, to->frames);
+    else if (n > to->frames)
         log_msg(LOG_INFO, "%s: the first %" PRId64 " of %" PRId64 " frames are used", path, to->frames, n);
 }
 
@@ -178,29 +198,22 @@ static int load_video(float *out, const config *c, const size *to, err *e)
 {
     int rc = 0;
     source s;
-    float *planes = NULL;
     TRY(source_open(&s, c->vace.control, e));
-    if (s.video && s.n < to->frames)
+    if (s.video && lacks_frames(c, s.n, to->frames))
         TRY(too_short(s.path, s.n, to->frames, "the control video", e));
     if (!s.video && to->frames > 1) {
         rc = ERR(e, ERR_CONFIG, "%s: a control video of %" PRId64 " frames is needed, this is one picture; an image that shows what should appear belongs into "
                  "vace.references", s.path, to->frames);
         goto out;
     }
-    tell_fit(s.path, s.w, s.h, s.n, to);
-    if (!(planes = malloc(3 * (size_t)s.w * (size_t)s.h * sizeof *planes))) {
-        rc = ERR(e, ERR_MEMORY, "%s: out of memory for a frame", s.path);
-        goto out;
-    }
+    tell_fit(c, s.path, s.w, s.h, s.n, to);
     for (int64_t f = 0; f < to->frames; f++) {
-        TRY(source_next(&s, f, to->frames, "the control video", e));
-        pixels_from_rgb(planes, s.rgb, s.w, s.h);
-        for (int k = 0; k < 3; k++)
-            TRY(pixels_cover(out + (k * to->frames + f) * to->plane, to->w, to->h, planes + (int64_t)k * s.w * s.h, s.w, s.h, 0, e));
+        float *const planes[3] = { out + f * to->plane, out + (to->frames + f) * to->plane, out + (2 * to->frames + f) * to->plane };
+        TRY(source_next(&s, c, f, to->frames, "the control video", e));
+        TRY(pixels_cover_rgb(planes, to->w, to->h, s.rgb, s.w, s.h, e));
     }
 out:
     source_close(&s);
-    free(planes);
     return rc;
 }
 
@@ -218,29 +231,29 @@ static int load_depth(float *out, const config *c, const size *to, err *e)
     }
     if (depth_is_numbers(path)) {
         TRY(depth_read(&all, &n, &w, &h, path, e));
-        if (n < to->frames)
+        if (lacks_frames(c, n, to->frames))
             TRY(too_short(path, n, to->frames, "the depth", e));
     } else {
         TRY(source_open(&s, path, e));
         w = s.w;
         h = s.h;
         n = s.n;
-        if (s.video && n < to->frames)
+        if (s.video && lacks_frames(c, n, to->frames))
             TRY(too_short(path, n, to->frames, "the control video", e));
         if (!(one = malloc((size_t)w * (size_t)h * sizeof *one))) {
             rc = ERR(e, ERR_MEMORY, "%s: out of memory for a frame", path);
             goto out;
         }
     }
-    tell_fit(path, w, h, n, to);
+    tell_fit(c, path, w, h, n, to);
     for (int64_t f = 0; f < to->frames; f++) {
         if (!all)
-            TRY(source_next(&s, f, to->frames, "the control video", e));
+            TRY(source_next(&s, c, f, to->frames, "the control video", e));
         if (!all && c->vace.control_type == CONTROL_EDGES)
             TRY(depth_from_edges(one, s.rgb, w, h, e));
         for (int64_t i = 0; !all && c->vace.control_type == CONTROL_DEPTH && i < (int64_t)w * h; i++)
             one[i] = (float)s.rgb[3 * i] / 255.0f;
-        TRY(pixels_cover(depth + f * to->plane, to->w, to->h, all ? all + f * w * h : one, w, h, 0, e));
+        TRY(pixels_cover(depth + f * to->plane, to->w, to->h, all ? all + frame_of(c, f, to->frames, n) * w * h : one, w, h, 0, e));
     }
     TRY(depth_prepare(depth, to->frames, to->plane, (depth_normalise)c->vace.depth_normalise, c->vace.depth_invert, (int)c->vace.depth_smooth, path, e));
     for (int k = 0; k < 3; k++)
@@ -260,15 +273,15 @@ static int load_mask(float *out, const config *c, const size *to, err *e)
     source s;
     float *one = NULL, top = 0;
     TRY(source_open(&s, c->vace.mask, e));
-    if (s.video && s.n < to->frames)
+    if (s.video && lacks_frames(c, s.n, to->frames))
         TRY(too_short(s.path, s.n, to->frames, "the mask", e));
-    tell_fit(s.path, s.w, s.h, s.n, to);
+    tell_fit(c, s.path, s.w, s.h, s.n, to);
     if (!(one = malloc((size_t)s.w * (size_t)s.h * sizeof *one))) {
         rc = ERR(e, ERR_MEMORY, "%s: out of memory for a frame", s.path);
         goto out;
     }
     for (int64_t f = 0; f < to->frames; f++) {
-        TRY(source_next(&s, f, to->frames, "the mask", e));
+        TRY(source_next(&s, c, f, to->frames, "the mask", e));
         for (int64_t i = 0; i < (int64_t)s.w * s.h; i++) {
             one[i] = (float)s.rgb[3 * i] / 255.0f;      /* the first channel, as upstream */
             top = one[i] > top ? one[i] : top;

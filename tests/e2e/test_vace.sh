@@ -24,6 +24,9 @@ says vace-unused 0 "the videos are those without VACE" $V --save-path unused.mp4
 check vace-unused-same "VACE weights alone change the video:" cmp plain.mp4 unused.mp4
 check vace-control "--control-video fails:" $V --save-path control.mp4 --control-video nine.mp4
 check vace-control-acts "a control video changes nothing:" sh -c '! cmp -s plain.mp4 control.mp4'
+check vace-whole "--control-timing whole fails:" $V --save-path whole.mp4 --control-video nine.mp4 --control-timing whole
+check vace-whole-acts "the control video's timing changes nothing:" sh -c '! cmp -s control.mp4 whole.mp4'
+check vace-whole-short "a short control video cannot be spread:" $W generate --ckpt-dir $MODEL --prompt ca $SMALL --video-length 9 --vace vace.safetensors --save-path spread.mp4 --control-video square.mp4 --mask-video square.mp4 --control-timing whole
 check vace-depth "--control-type depth fails:" $V --save-path depth.mp4 --control-video nine.mp4 --control-type depth --depth-normalise frame --depth-smooth 3
 check vace-depth-inverted "--depth-invert fails:" $V --save-path inverted.mp4 --control-video nine.mp4 --control-type depth --depth-normalise frame --depth-smooth 3 --depth-invert
 check vace-depth-differs "inverting depth changes nothing:" sh -c '! cmp -s depth.mp4 inverted.mp4'
@@ -73,7 +76,7 @@ check vace-slg-acts "skip-layer guidance beside references changes nothing:" sh 
 if command -v ffprobe >/dev/null 2>&1; then
     A="$W generate --ckpt-dir $MODEL --device cpu --vace vace.safetensors"
     check vace-recorded "generate with its parameters fails:" $A --prompt ca --video-size 32 48 --video-length 5 --infer-steps 2 --seed 3 --ref-image a.png b.png \
-        --control-video nine.mp4 --control-type depth --depth-normalise frame --depth-smooth 3 --depth-invert --vace-scale 0.5 --save-path first.mp4
+        --control-video nine.mp4 --control-type depth --control-timing whole --depth-normalise frame --depth-smooth 3 --depth-invert --vace-scale 0.5 --save-path first.mp4
     check vace-from-video "--from-video with conditions fails:" $A --from-video first.mp4 --save-path second.mp4
     check vace-from-video-same "the repeated video is another:" cmp first.mp4 second.mp4
     cp a.png kept.png

@@ -59,6 +59,25 @@ static void test_resize(void **state)
     assert_true(cut[0] == cut[1] && cut[2] == cut[3] && cut[0] != cut[2]);
 }
 
+/* values: torch.nn.functional.interpolate(mode="bicubic", antialias=True) of the bytes as f32, clamped and rounded */
+static void test_bicubic(void **state)
+{
+    (void)state;
+    static const struct { int w, h; uint8_t v[3][12]; } WANT = { 4, 3, { { 129, 115, 118, 126, 125, 126, 133, 123, 132, 129, 127, 132 }, { 139, 128, 123, 133, 138, 131, 121, 125, 117, 135, 124, 116 }, { 117, 139, 139, 115, 119, 119, 129, 130, 115, 134, 119, 123 } } };
+    uint8_t rgb[13 * 11 * 3];
+    float a[3 * 12], big[3 * 26 * 22], *const small[3] = { a, a + 12, a + 24 }, *const same[3] = { big, big + 26 * 22, big + 2 * 26 * 22 };
+    picture(rgb, sizeof rgb);
+    DO(pixels_cover_rgb(small, WANT.w, WANT.h, rgb, 13, 11, e));
+    for (int c = 0; c < 3; c++)
+        for (int i = 0; i < WANT.w * WANT.h; i++)
+            assert_true(fabsf(small[c][i] - ((float)WANT.v[c][i] / 127.5f - 1)) < 1e-6f);
+    DO(pixels_cover_rgb(same, 13, 11, rgb, 13, 11, e));      /* the size it has: nothing is lost */
+    for (int i = 0; i < 13 * 11; i++)
+        assert_true(same[1][i] == (float)rgb[3 * i + 1] / 127.5f - 1);
+    DO(pixels_cover_rgb(same, 26, 22, rgb, 13, 11, e));
+    assert_true(fabsf(same[2][26 * 11 + 13] - ((float)102 / 127.5f - 1)) < 1e-6f);
+}
+
 static void test_depth(void **state)
 {
     (void)state;
@@ -238,7 +257,7 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_letterbox), cmocka_unit_test(test_resize),  cmocka_unit_test(test_depth), cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_letterbox), cmocka_unit_test(test_resize), cmocka_unit_test(test_bicubic),  cmocka_unit_test(test_depth), cmocka_unit_test(test_edges),
         cmocka_unit_test(test_numbers),   cmocka_unit_test(test_load), cmocka_unit_test(test_quiet_defaults),
     };
     return cmocka_run_group_tests(tests, make, clean);

@@ -1,0 +1,344 @@
+"""Train VACE tensors for the shapes checkpoint, which itself stays as it is.
+
+    python3 train_vace.py --out FOLDER [--start FOLDER/vace.safetensors] [--seconds 100] [--seed 1]
+
+Writes FOLDER/vace.safetensors (vace_blocks.*, vace_patch_embedding.*, averaged, bfloat16) and prints a table measured from
+pixels.  Three kinds of conditions: a reference image (one object on a plain ground; the caption mostly leaves out colour
+and shape, which the video must take from it), a depth video (near = bright; the place and outline of the objects), both.
+As in the release the reference is a latent frame in front of the video's, denoised along, and its hints are blocks
+of the main kind that begin as copies of the main blocks.
+"""
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import generator
+import measure
+import wan_torch as wan
+from words import Words
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LAYERS = (0, 3)                         # the main blocks after which hints are added
+CHANNELS = 96
+SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.4, both=0.4, shift=4.0, own=(0.5, 0.1))
+TINY = dict(clips=4, batch=2, warmup=1)
+
+
+class HintBlock(wan.Block):
+    def __init__(self, dim, heads, hidden, first):
+        super().__init__(dim, heads, hidden)
+        if first:
+            self.before_proj = nn.Linear(dim, dim)
+            nn.init.zeros_(self.before_proj.weight)
+            nn.init.zeros_(self.before_proj.bias)
+        self.after_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.after_proj.weight)
+        nn.init.zeros_(self.after_proj.bias)
+
+
+class Vace(nn.Module):
+    """The tensors of a VACE file for a DiT."""
+
+    def __init__(self, dit):
+        super().__init__()
+        hidden = dit.blocks[0].ffn[0].out_features
+        self.vace_blocks = nn.ModuleList(HintBlock(dit.dim, dit.heads, hidden, i == 0) for i in range(len(LAYERS)))
+        for block, layer in zip(self.vace_blocks, LAYERS):
+            block.load_state_dict(dit.blocks[layer].state_dict(), strict=False)
+        self.vace_patch_embedding = nn.Conv3d(CHANNELS, dit.dim, (1, 2, 2), (1, 2, 2))
+        nn.init.normal_(self.vace_patch_embedding.weight, std=0.02)
+        nn.init.zeros_(self.vace_patch_embedding.bias)
+
+
+def patches(x, conv, dtype):
+    b, c, frames, height, width = x.shape
+    x = x.view(b, c, frames, height // 2, 2, width // 2, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, -1, 4 * c)
+    return F.linear(x.to(dtype), conv.weight.flatten(1).to(dtype), conv.bias.to(dtype)).float()
+
+
+def velocity(dit, vace, x, t, text, conditions, scale=1.0):
+    """As WanDiT.velocity with conditions [B, 96, T, h, w]; hint i is added after main block LAYERS[i]."""
+    b, c, frames, height, width = x.shape
+    rope = dit.rope(frames, height // 2, width // 2, x.device)
+    dtype = dit.compute_dtype
+    tokens = patches(x, dit.patch_embedding, dtype)
+    e = wan.linear(dit.time_embedding[2], F.silu(wan.linear(dit.time_embedding[0], dit.time_features(t))))
+    e0 = wan.linear(dit.time_projection[1], F.silu(e)).view(b, 6, dit.dim)
+    text = F.pad(text, (0, 0, 0, dit.text_len - text.shape[1])).to(dtype)
+    context = wan.linear(dit.text_embedding[2], F.gelu(wan.linear(dit.text_embedding[0], text), approximate="tanh"))
+    hint = wan.linear(vace.vace_blocks[0].before_proj, patches(conditions, vace.vace_patch_embedding, dtype).to(dtype)).float() + tokens
+    for i, block in enumerate(dit.blocks):
+        tokens = block(tokens, e0, context, rope)
+        if i in LAYERS:
+            k = LAYERS.index(i)
+            hint = vace.vace_blocks[k](hint, e0, context, rope)
+            tokens = tokens + scale * wan.linear(vace.vace_blocks[k].after_proj, hint.to(dtype)).float()
+    shift, gain = (dit.head.modulation + e[:, None]).unsqueeze(2).unbind(1)
+    out = wan.linear(dit.head.head, wan.layer_norm(tokens) * (1 + gain) + shift)
+    out = out.view(b, frames, height // 2, width // 2, 2, 2, c).permute(0, 6, 1, 2, 4, 3, 5)
+    return out.reshape(x.shape)
+
+
+# ------------------------------------------------------------------------------------------------------ data
+
+
+@torch.no_grad()
+def encode(vae, frames):
+    scale = wan.latent_scale(frames.device)
+    mean = vae.moments(frames.to(torch.bfloat16 if frames.is_cuda else torch.float32))[0].float()
+    return ((mean - scale[0]) / scale[1]).to(torch.bfloat16)
+
+
+def portrait(scenes, seed, grammar):
+    """One picture of the first object of every scene: near the middle, upright, on a plain ground -> [B, 3, 1, H, W]."""
+    n, device = len(scenes), scenes.x.device
+    rng = torch.Generator().manual_seed(seed)
+    uniform = lambda low, high, *shape: (low + (high - low) * torch.rand(*shape, generator=rng)).to(device)
+    ground = torch.multinomial(torch.tensor([0.15, 0.15, 0.7]), n, True, generator=rng).to(device)      # mostly white
+    t = generator.tracks(scenes, 1, grammar)
+    scale = torch.tensor([s.scale for s in grammar.shapes.values()], device=device)[scenes.shape]
+    upright = torch.tensor([s.angle for s in grammar.shapes.values()], device=device)[scenes.shape]
+    t.x, t.y = (generator.SIZE / 2 + uniform(-12, 12, n, 1, generator.OBJECTS) for _ in "xy")
+    t.radius = (uniform(18, 36, n, generator.OBJECTS) * scale)[:, None]
+    t.angle = upright[:, None]
+    t.visible = t.visible & (torch.arange(generator.OBJECTS, device=device) == 0)
+    t.background = generator._rgb(grammar.backgrounds, ground)[:, None]
+    return generator.render(t)[0]
+
+
+def depth_video(depth):
+    """[B, F, H, W], 0 near .. 1 far -> [B, 3, F, H, W] in [-1, 1], near = bright, stretched to the whole range."""
+    near = 1 - depth
+    near = near / near.amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
+    return (2 * near - 1)[:, None].expand(-1, 3, -1, -1, -1).contiguous()
+
+
+def conditions_of(latents, grey, reference=None, depth=None):
+    """[B, 96, T (+1), h, w]: 16 inactive, 16 reactive, 64 of the mask, all ones; a reference in front with zeros."""
+    b, _, frames, height, width = latents.shape
+    ones = torch.ones(b, 64, frames, height, width, device=latents.device, dtype=latents.dtype)
+    grey = grey.to(latents.dtype).expand(b, -1, -1, -1, -1)
+    c = torch.cat((grey, grey if depth is None else depth, ones), 1)
+    if reference is None:
+        return c
+    front = torch.cat((reference, torch.zeros(b, 80, 1, height, width, device=c.device, dtype=c.dtype)), 1)
+    return torch.cat((front, c), 2)
+
+
+class Pool:
+    def __init__(self, vae, t5, words, text_len, cfg, seed, device):
+        start, grammar = time.time(), generator.Grammar()
+        n, batch = cfg["clips"], min(96, cfg["clips"])
+        scenes = generator.sample_scenes(n, seed, generator.Weights(count={1: 0.85, 2: 0.15}), grammar)
+        rng = torch.Generator().manual_seed(seed + 1)
+        lines = {"full": [], "short": []}
+        for objects, background in generator.describe(scenes, grammar):
+            u = torch.rand(2, 6, generator=rng).tolist()
+            spoken = [{k: w for k, w in o.items() if not (k == "size" and u[0][0] < 0.4 or k == "motion" and u[0][1] < 0.2)} for o in objects]
+            lines["full"].append(grammar.sentence(spoken, background if u[0][2] < 0.8 else None))
+            first = {k: w for k, w in objects[0].items() if not (k == "size" and u[1][0] < 0.4 or k == "motion" and u[1][1] < 0.05 or
+                                                                 k == "colour" and u[1][3] < 0.9 or k == "shape" and u[1][4] < 0.9)}
+            lines["short"].append(grammar.sentence([first] + objects[1:], background if u[1][2] < 0.8 else None))
+        self.text = {k: t5.context(torch.tensor(words.encode(l, text_len), device=device)).to(torch.bfloat16) for k, l in lines.items()}
+        self.empty = t5.context(torch.tensor(words.encode([""], text_len), device=device)).to(torch.bfloat16)
+        parts = {"video": [], "reference": [], "depth": []}
+        for i in range(0, n, batch):
+            some = scenes[i:i + batch].to(device)
+            frames, _, depth = generator.render(generator.tracks(some))
+            last = lambda v: v.contiguous(memory_format=torch.channels_last_3d)
+            parts["video"].append(encode(vae, last(frames)))
+            parts["depth"].append(encode(vae, last(depth_video(depth))))
+            parts["reference"].append(encode(vae, last(portrait(some, seed + 2 + i, grammar))))
+        self.video, self.reference, self.depth = (torch.cat(parts[k]) for k in ("video", "reference", "depth"))
+        self.grey = encode(vae, torch.zeros(1, 3, generator.FRAMES, generator.SIZE, generator.SIZE, device=device))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(f"{n} clips in {time.time() - start:.1f} s", flush=True)
+
+
+def loss_of(dit, vace, pool, cfg, share, device):
+    """`share`: how far the training has come, 0 to 1."""
+    batch = cfg["batch"]
+    pick = torch.randint(len(pool.video), (batch,), device=device)
+    x0 = pool.video[pick]
+    alone = torch.rand(1).item() < cfg["depth_share"]
+    if alone:
+        c, text = conditions_of(x0, pool.grey, depth=pool.depth[pick]), pool.text["full"][pick]
+    else:
+        chance = lambda: torch.rand(batch, 1, 1, 1, 1, device=device)
+        steer = chance() < cfg["both"]
+        depth = torch.where(steer, pool.depth[pick], pool.grey.expand(batch, -1, -1, -1, -1))
+        # the video's own first frame is the easier picture to learn from: more often in the beginning
+        reference = torch.where(chance() < cfg["own"][0] + (cfg["own"][1] - cfg["own"][0]) * share, x0[:, :, :1], pool.reference[pick])
+        c, text = conditions_of(x0, pool.grey, reference, depth), pool.text["short"][pick]
+        x0 = torch.cat((reference, x0), 2)
+    text = torch.where(torch.rand(batch, 1, 1, device=device) < cfg["drop"], pool.empty, text)
+    u = (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
+    sigma = cfg["shift"] * u / (1 + (cfg["shift"] - 1) * u)
+    x0, level = x0.float(), sigma.view(-1, 1, 1, 1, 1)
+    noise = torch.randn_like(x0)
+    v = velocity(dit, vace, (1 - level) * x0 + level * noise, 1000 * sigma, text.float(), c)
+    return (v - (noise - x0)).square().mean(), "depth" if alone else "reference"
+
+
+# ---------------------------------------------------------------------------------------------------- pixels
+
+
+def _look(job):
+    frames, want = job
+    seen = measure.describe_video(frames)
+    where = []
+    for frame, target in zip(frames, want["frames"] if want["frames"] is not None else []):
+        spots = []
+        for f in (frame, target):
+            found = measure.largest_object(f.astype(np.float32), measure.background_colour(f[None].astype(np.float32)))[0]
+            spots.append(None if found is None else measure.radial_profile(found[1])[:2])
+        if None not in spots:
+            where.append(math.hypot(spots[0][0] - spots[1][0], spots[0][1] - spots[1][1]))
+    return seen["colour"] == want["colour"], seen["shape"] == want["shape"], seen["motion"] == want["motion"], float(np.mean(where)) if where else 99.0
+
+
+@torch.no_grad()
+def sample(dit, vace, text, empty, conditions, noise, steps=20, shift=3.0, guidance=4.0):
+    sigmas, x = wan.euler_sigmas(steps, shift).tolist(), noise.clone()
+    for now, after in zip(sigmas[:-1], sigmas[1:]):
+        t = torch.full((len(x),), 1000 * now, device=x.device, dtype=torch.float64)
+        v, w = (velocity(dit, vace, x, t, c, conditions) for c in (text, empty.float().expand(len(x), -1, -1)))
+        x = x + (after - now) * (w + guidance * (v - w))
+    return x
+
+
+@torch.no_grad()
+def pixels(dit, vace, vae, t5, words, text_len, pool, device, out, count=48, steps=20):
+    start, grammar = time.time(), generator.Grammar()
+    scenes = generator.sample_scenes(count, 987_654, generator.Weights(count={1: 1.0}), grammar)
+    told = [o[0] for o, _ in generator.describe(scenes, grammar)]
+    other = scenes.map(lambda v: v.roll(1, 0)).to(device)           # depth of another clip: its place and outline
+    scenes = scenes.to(device)
+    frames = generator.render(generator.tracks(scenes))[0]
+    depth = encode(vae, depth_video(generator.render(generator.tracks(scenes))[2]))
+    other_depth = encode(vae, depth_video(generator.render(generator.tracks(other))[2]))
+    other_frames = generator.to_bytes(generator.render(generator.tracks(other))[0]).cpu().numpy()
+    reference = encode(vae, portrait(scenes, 5, grammar))
+    real = generator.to_bytes(frames).cpu().numpy()
+    empty = pool.empty
+    embed = lambda lines: t5.context(torch.tensor(words.encode(lines, text_len), device=device))
+    motion = [grammar.motions[o["motion"]].phrase for o in told]
+    rng = torch.Generator(device).manual_seed(3)
+    jobs, names, keep = [], [], []
+    cases = {"reference": (reference, None, [f"a shape {m}" for m in motion]),
+             "depth": (None, depth, [f"a {o['colour']} shape" for o in told]),
+             "reference and another's depth": (reference, other_depth, ["a shape"] * count)}
+    for name, (ref, control, lines) in cases.items():
+        x = torch.zeros(count, 16, 5, 16, 16, device=device, dtype=torch.bfloat16)
+        c = conditions_of(x, pool.grey, ref, control)
+        noise = torch.randn(count, 16, c.shape[2], 16, 16, generator=rng, device=device)
+        latents = sample(dit, vace, embed(lines), empty, c, noise, steps)[:, :, -5:]
+        for i in range(0, count, 8):
+            video = generator.to_bytes(vae.decode(latents[i:i + 8])).cpu().numpy()
+            for k, frames in enumerate(video):
+                o = told[i + k]
+                want = dict(colour=o["colour"], shape=o["shape"] if control is not other_depth else told[(i + k - 1) % count]["shape"],
+                            motion=o["motion"] if control is not other_depth else told[(i + k - 1) % count]["motion"],
+                            frames=None if control is None else real[i + k] if control is depth else other_frames[i + k])
+                jobs.append((frames, want))
+                names.append(name)
+            if i == 0:
+                keep.append(np.concatenate([np.concatenate([f[8] for f in video], 1), np.concatenate([f[16] for f in video], 1)], 0))
+    with ProcessPoolExecutor(min(12, os.cpu_count() or 1)) as workers:
+        seen = list(workers.map(_look, jobs, chunksize=4))
+    for name in cases:
+        rows = [s for s, n in zip(seen, names) if n == name]
+        print(f"{name:30s} colour {100 * np.mean([r[0] for r in rows]):5.1f} shape {100 * np.mean([r[1] for r in rows]):5.1f} "
+              f"motion {100 * np.mean([r[2] for r in rows]):5.1f} centre off by {np.median([r[3] for r in rows]):5.2f} px (median), "
+              f"{100 * np.mean([r[3] < 3 for r in rows]):.0f} % below 3 px")
+    np.save(os.path.join(out, "vace_frames.npy"), np.concatenate(keep, 0))
+    print(f"{len(jobs)} videos in {time.time() - start:.1f} s", flush=True)
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+def train(args, device):
+    from safetensors.torch import load_file, save_file
+    began = time.time()
+    cfg = {**SETTINGS, **(TINY if args.tiny else {}), **json.loads(args.settings)}
+    torch.manual_seed(args.seed)
+    config, t5, dit, vae = wan.load_folder(args.checkpoint, device)
+    for m in (t5, dit, vae):
+        m.requires_grad_(False)
+    words, text_len = Words(os.path.join(args.checkpoint, wan.TOKENIZER_DIR)), config["text_len"]
+    dit.compute_dtype = t5.compute_dtype = torch.bfloat16
+    vace = Vace(dit).to(device)
+    if args.start:
+        vace.load_state_dict({k: v.float() for k, v in load_file(args.start).items()})
+    pool = Pool(vae, t5, words, text_len, cfg, 100_000 * args.seed + 77, device)
+    params, names = list(vace.parameters()), [k for k, _ in vace.named_parameters()]
+    mean = {k: v.detach().clone() for k, v in vace.named_parameters()}
+    optimizer = torch.optim.AdamW(params, lr=cfg["lr"], betas=(0.9, 0.98), weight_decay=0.0, fused=device == "cuda")
+    plain = copy.deepcopy(dit)
+    if not (args.tiny or args.eager):
+        for block in (*dit.blocks, *vace.vace_blocks):
+            block.compile(dynamic=False)
+    end, step, sums, counts, first_step = args.seconds - args.reserve, 0, {}, {}, None
+    while True:
+        spent = time.time() - began
+        share = 0.0 if first_step is None else (spent - first_step) / max(end - first_step, 1e-9)
+        if share >= 1 or (args.tiny and step >= 4):
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = cfg["lr"] * min(1, (step + 1) / cfg["warmup"]) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+        loss, kind = loss_of(dit, vace, pool, cfg, share, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        step += 1
+        decay = min(cfg["ema"], (1 + step) / (10 + step))
+        torch._foreach_lerp_([mean[n] for n in names], [p.detach() for p in params], 1 - decay)
+        sums[kind], counts[kind] = sums.get(kind, 0) + loss.detach(), counts.get(kind, 0) + 1
+        if step in (1, 2, 40) or step % 200 == 0:
+            print(f"step {step} {time.time() - began:.1f} s " + json.dumps({k: round(float(sums[k]) / counts[k], 4) for k in sums}), flush=True)
+            sums, counts = {}, {}
+        if first_step is None and step == 40:
+            first_step = time.time() - began
+    os.makedirs(args.out, exist_ok=True)
+    save_file({k: v.to(torch.bfloat16).contiguous() for k, v in mean.items()}, os.path.join(args.out, "vace.safetensors"))
+    print(f"{step} steps, {time.time() - began:.1f} s", flush=True)
+    final = Vace(plain).to(device)
+    final.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in mean.items()})
+    pixels(plain, final, vae, t5, words, text_len, pool, device, args.out, **(dict(count=2, steps=2) if args.tiny else {}))
+    print(f"all in {time.time() - began:.1f} s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="train VACE tensors for the shapes checkpoint")
+    parser.add_argument("--checkpoint", default=os.path.join(HERE, "checkpoint"))
+    parser.add_argument("--start", help="go on from these tensors")
+    parser.add_argument("--out", default="vace-out")
+    parser.add_argument("--seconds", type=float, default=110, help="of the whole call")
+    parser.add_argument("--reserve", type=float, default=12, help="of them for the table at the end")
+    parser.add_argument("--settings", default="{}", help="JSON that replaces some of SETTINGS")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--eager", action="store_true", help="no torch.compile")
+    parser.add_argument("--tiny", action="store_true", help="a few steps on the CPU, to test the code")
+    args = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.cache_size_limit = 64
+    torch._dynamo.config.suppress_errors = True
+    wan.CausalConv3d.planar = True
+    train(args, "cpu" if args.tiny else "cuda")
+
+
+if __name__ == "__main__":
+    main()
