@@ -11,8 +11,9 @@
 #include "core/base/str.h"
 #include "tests/golden.h"
 
-/* |ours - reference| / |reference|, about twice what the shared folders show (docs/speed.md). */
-static const double BF16_BOUND = 0.05, FP8_BOUND = 0.2;
+/* |ours - reference| / |reference|: about twice the largest that the shared folders show on an H200 (docs/speed.md). The text encoder of
+ * the goldens amplifies rounding: upstream's own bf16 arithmetic is up to 0.067 off there, ours 0.073. */
+static const double BF16_BOUND = 0.08, FP8_BOUND = 0.2, TEXT_BOUND = 0.15;
 
 float *golden_f32(golden *g, const char *key, int64_t *n, const ckpt_tensor **record)
 {
@@ -62,9 +63,9 @@ static void compare(golden *g, const char *name, const float *ours, const float 
             off += ((double)ours[i] - ref[i]) * ((double)ours[i] - ref[i]);
             all += (double)ref[i] * ref[i];
         }
-        double error = sqrt(off / (all > 0 ? all : 1));
-        snprintf(detail, sizeof detail, "norm %.3e  bound %.0e  n %lld", error, g->bound, (long long)n);
-        golden_result(g, name, error <= g->bound && n > 0, detail);
+        double error = sqrt(off / (all > 0 ? all : 1)), bound = !strncmp(name, "t5.", 3) ? TEXT_BOUND : g->bound;
+        snprintf(detail, sizeof detail, "norm %.3e  bound %.2f  n %lld", error, bound, (long long)n);
+        golden_result(g, name, error <= bound && n > 0, detail);
         return;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -156,7 +157,8 @@ static int usage(FILE *f, int rc)
                "Compares this build with the golden outputs in DIR (wan-t2v, wan22-a14b, wan-vace, holocine, longlive,\n"
                "scope-vace or rng layout, any sizes).\n"
                "One line a comparison: name, largest error, tolerance, pass or FAIL. Exit 0 when all agree.\n"
-               "The goldens are f32: with bf16 (fp8) |ours - reference| / |reference| of the same runs is held to %g (%g).\n", BF16_BOUND, FP8_BOUND);
+               "The goldens are f32: with bf16 (fp8) |ours - reference| / |reference| of the same runs is held to %g (%g); that\n"
+               "of the text encoder to %g.\n", BF16_BOUND, FP8_BOUND, TEXT_BOUND);
     return rc;
 }
 
