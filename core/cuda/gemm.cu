@@ -109,8 +109,7 @@ static int linear_plain(backend *be, tensor *out, const tensor *x, const tensor 
 
 /* ---- bf16 through cuBLASLt ---- */
 
-enum { WORKSPACE = 32 << 20, SLOTS = 64, CANDIDATES = 8, TIMED = 3 };
-static const double WORTH_TUNING = 5e10;      /* operations: below, the search costs more than it brings */
+enum { WORKSPACE = 32 << 20, SLOTS = 64 };
 
 typedef struct {
     int64_t R, K, N;
@@ -122,10 +121,9 @@ typedef struct {
 typedef struct {
     gemm_key key;
     bool used, refused;
-    int found;                      /* candidates[0..found), by cuBLASLt's own order; after tuning one, the first */
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, out;
-    cublasLtMatmulAlgo_t candidates[CANDIDATES];
+    cublasLtMatmulAlgo_t algo;
 } gemm_plan;
 
 struct gemm_cache {
@@ -209,7 +207,7 @@ static bool describe(gemm_plan *p, const gemm_key *k)
 static bool choose(struct gemm_cache *g, gemm_plan *p, const gemm_key *k)
 {
     cublasLtMatmulPreference_t pref = NULL;
-    cublasLtMatmulHeuristicResult_t best[CANDIDATES];
+    cublasLtMatmulHeuristicResult_t best;
     uint64_t workspace = WORKSPACE;
     uint32_t no_split = CUBLASLT_REDUCTION_SCHEME_NONE, aw = (uint32_t)k->align_w, ax = (uint32_t)k->align_x, ao = (uint32_t)k->align_out;
     int found = 0;
@@ -220,11 +218,11 @@ static bool choose(struct gemm_cache *g, gemm_plan *p, const gemm_key *k)
               blas.preference_set(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &ax, sizeof ax) == CUBLAS_STATUS_SUCCESS &&
               blas.preference_set(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &ao, sizeof ao) == CUBLAS_STATUS_SUCCESS &&
               blas.preference_set(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &ao, sizeof ao) == CUBLAS_STATUS_SUCCESS &&
-              blas.heuristic(g->lt, p->desc, p->w, p->x, p->out, p->out, pref, CANDIDATES, best, &found) == CUBLAS_STATUS_SUCCESS && found;
+              blas.heuristic(g->lt, p->desc, p->w, p->x, p->out, p->out, pref, 1, &best, &found) == CUBLAS_STATUS_SUCCESS && found;
     if (pref)
         blas.preference_destroy(pref);
-    for (int i = 0; ok && i < found; i++)
-        p->candidates[p->found++] = best[i].algo;
+    if (ok)
+        p->algo = best.algo;
     return ok;
 }
 
@@ -235,7 +233,7 @@ static void point_at_scales(gemm_plan *p, const tensor *w, const tensor *x)
     blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &b, sizeof b);
 }
 
-/* The plan of a shape: cuBLASLt's first suggestion, which depends on shape, types, alignment and GPU only, or one that tune() found. */
+/* The plan of a shape: cuBLASLt's first suggestion, which depends on shape, types, alignment and GPU only. */
 static gemm_plan *plan_of(struct gemm_cache *g, const gemm_key *k, const tensor *w, const tensor *x)
 {
     for (int i = 0; i < SLOTS; i++) {
@@ -282,81 +280,9 @@ static int bias_for(backend *be, const tensor *bias, dtype type, const void **ou
     return 0;
 }
 
-static cublasStatus_t multiply(backend *be, const gemm_plan *p, int candidate, const tensor *out, const tensor *x, const tensor *w)
-{
-    const float one = 1, none = 0;
-    return blas.matmul(impl(be)->gemm->lt, p->desc, &one, w->data, p->w, x->data, p->x, &none, out->data, p->out, out->data, p->out, &p->candidates[candidate],
-                       impl(be)->gemm->workspace, WORKSPACE, impl(be)->stream);
-}
-
-/* A sum of all bits with their places, the same in whatever order it is added up. */
-__global__ static void fingerprint(unsigned long long *sum, const uint32_t *words, int64_t n)
-{
-    unsigned long long mine = 0;
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += gridDim.x * (int64_t)blockDim.x) {
-        unsigned long long h = (words[i] + 1ull) * 0x9e3779b97f4a7c15ull + (unsigned long long)i * 0xbf58476d1ce4e5b9ull;
-        mine += (h ^ (h >> 31)) * 0x94d049bb133111ebull;
-    }
-    for (int o = 16; o; o >>= 1)
-        mine += __shfl_xor_sync(0xffffffffu, mine, o);
-    if (threadIdx.x % 32 == 0)
-        atomicAdd(sum, mine);
-}
-
-static bool fingerprint_of(backend *be, const tensor *out, unsigned long long *device, unsigned long long *host)
-{
-    cudaStream_t s = impl(be)->stream;
-    cudaMemsetAsync(device, 0, sizeof *device, s);
-    fingerprint<<<1024, 256, 0, s>>>(device, (const uint32_t *)out->data, tensor_bytes(out) / 4);
-    return cudaMemcpyAsync(host, device, sizeof *host, cudaMemcpyDeviceToHost, s) == cudaSuccess && cudaStreamSynchronize(s) == cudaSuccess;
-}
-
-/* Large products: the fastest of cuBLASLt's suggestions that gives the bits of its first one, found by trying them on the product at hand.
- * What is found may differ from run to run; results may not, hence the comparison. WANSCOPE_CUDA_TUNE=0 keeps the first. */
-static void tune(backend *be, gemm_plan *p, const tensor *out, const tensor *x, const tensor *w)
-{
-    cudaStream_t s = impl(be)->stream;
-    const char *no = getenv("WANSCOPE_CUDA_TUNE");
-    cudaEvent_t begin = NULL, end = NULL;
-    unsigned long long *device = NULL, first = 0, sum;
-    float best = 0, ms;
-    int winner = 0, found = p->found;
-    p->found = 1;
-    cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
-    cudaStreamIsCapturing(s, &recording);
-    if (recording != cudaStreamCaptureStatusNone || (no && *no == '0') || cudaEventCreate(&begin) != cudaSuccess || cudaEventCreate(&end) != cudaSuccess ||
-        cudaMallocAsync(&device, sizeof *device, s) != cudaSuccess)
-        found = 0;
-    for (int i = 0; i < found; i++) {
-        if (multiply(be, p, i, out, x, w) != CUBLAS_STATUS_SUCCESS || !fingerprint_of(be, out, device, &sum))
-            continue;
-        if (i == 0)
-            first = sum;
-        if (sum != first)
-            continue;
-        cudaEventRecord(begin, s);
-        for (int k = 0; k < TIMED; k++)
-            multiply(be, p, i, out, x, w);
-        cudaEventRecord(end, s);
-        if (cudaEventSynchronize(end) != cudaSuccess || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess)
-            continue;
-        if (i == 0 || ms < 0.99f * best) {
-            best = ms;
-            winner = i;
-        }
-    }
-    p->candidates[0] = p->candidates[winner];
-    if (device)
-        cudaFreeAsync(device, s);
-    if (begin)
-        cudaEventDestroy(begin);
-    if (end)
-        cudaEventDestroy(end);
-    cudaGetLastError();
-}
-
 static int linear_lt(backend *be, tensor *out, const tensor *x, const tensor *w, const tensor *bias, activation act, err *e)
 {
+    const float one = 1, none = 0;
     gemm_key k = { tensor_nrows(x), w->shape[1], w->shape[0], bias != NULL, out->dtype == DT_F32, x->dtype == DT_F8_E4M3, act };
     int64_t size = k.fp8 ? 1 : 2;
     int rc = gemm_open(be, e);
@@ -381,12 +307,8 @@ static int linear_lt(backend *be, tensor *out, const tensor *x, const tensor *w,
             return rc;
         blas.desc_set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b, sizeof b);
     }
-    if (p->found > 1) {
-        if (2.0 * (double)k.R * (double)k.K * (double)k.N >= WORTH_TUNING)
-            tune(be, p, out, x, w);
-        p->found = 1;
-    }
-    cublasStatus_t s = multiply(be, p, 0, out, x, w);
+    cublasStatus_t s = blas.matmul(impl(be)->gemm->lt, p->desc, &one, w->data, p->w, x->data, p->x, &none, out->data, p->out, out->data, p->out, &p->algo,
+                                   impl(be)->gemm->workspace, WORKSPACE, impl(be)->stream);
     if (s != CUBLAS_STATUS_SUCCESS)
         return ERR(e, ERR_DEVICE, "%s: cuBLASLt refused a product of %lld x %lld x %lld: %s", be->device, (long long)k.R, (long long)k.K, (long long)k.N,
                    blas.status_string(s));
