@@ -211,9 +211,10 @@ typedef struct run_params {
      * cond[i] rules from latent frame prompt_at[i] on (prompt_at[0] is 0), from the next block's beginning. */
     const causal_options *causal;
     const int64_t *prompt_at;
+    bool latents_only;                       /* nothing will be decoded: the plan of memory leaves no room for it */
 } run_params;
 #define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
-                          NULL, NULL, NULL, false, NULL, 0, NULL, 0, NULL, NULL, NULL }
+                          NULL, NULL, NULL, false, NULL, 0, NULL, 0, NULL, NULL, NULL, false }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */

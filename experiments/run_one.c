@@ -221,6 +221,7 @@ static int fill_params(runner *r, err *e)
         goto out;
     }
     r->params = (run_params)RUN_PARAMS_INIT;
+    r->params.latents_only = !c->output.video && !c->output.preview;
     r->params.width = (int)c->video.width;
     r->params.height = (int)c->video.height;
     r->params.frames = (int)c->video.frames;

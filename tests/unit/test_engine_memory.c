@@ -91,6 +91,7 @@ static void test_choices(void **state)
         engine_options o = ENGINE_OPTIONS_INIT;
         engine *g = open_tiny(&o, pair);
         run_params r = a_run(256, 256, 17);
+        r.latents_only = true;      /* decoding would outweigh so small a model */
         engine_memory m, less;
         int64_t all;
         DO(plan(g, INT64_MAX / 4, &r, &m, e));
@@ -119,6 +120,13 @@ static void test_choices(void **state)
             break;
         }
         assert_true(smallest > 0 && smallest < all);
+        /* without a video there is nothing to decode */
+        run_params video = r;
+        video.latents_only = false;
+        g->memory_budget = all + 32 * MIB;
+        assert_int_equal(plan(g, INT64_MAX / 4, &video, &m, &e), ERR_MEMORY);
+        DO(plan(g, INT64_MAX / 4, &r, &less, e));
+        assert_true(less.decode_bytes == 0 && less.vae_bytes == 0 && m.decode_bytes > 0 && m.vae_bytes > 0);
         /* nothing may leave: less is possible */
         g->offload = ENGINE_OFFLOAD_NONE;
         g->memory_budget = smallest + 32 * MIB;
@@ -154,6 +162,7 @@ static float *denoise(engine *g, size_t *bytes)
     prompt *p;
     tensor t;
     run_params r = a_run(32, 32, 5);
+    r.latents_only = true;
     DO(engine_prepare(g, &r, e));
     DO(engine_encode_ids(g, ids, 16, 3, &p, e));
     r.cond = (const prompt *const *)&p;
@@ -176,6 +185,7 @@ static void test_runs(void **state)
         engine_options o = ENGINE_OPTIONS_INIT;
         engine *g = open_tiny(&o, pair);
         run_params r = a_run(32, 32, 5);
+        r.latents_only = true;
         engine_memory m;
         err e = { 0 };
         size_t bytes, n;
