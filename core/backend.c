@@ -367,6 +367,35 @@ int op_randn_cuda(tensor *out, uint64_t seed, uint64_t first, int64_t threads, i
     return out->be->ops->randn_cuda(out->be, out, seed, first, threads, calls, e);
 }
 
+int op_x0(tensor *out, const tensor *x, double sigma, const tensor *v, err *e)
+{
+    const char *op = "x0";
+    NEED(tensor_count(out) == tensor_count(x) && tensor_count(x) == tensor_count(v), "sizes differ", x, v);
+    NEED(out->dtype == DT_F32 && x->dtype == DT_F32 && v->dtype == DT_F32, "f32 is needed", x, v);
+    return out->be->ops->x0(out->be, out, x, sigma, v, e);
+}
+
+int op_nonfinite(tensor *flag, const tensor *x, err *e)
+{
+    const char *op = "nonfinite";
+    NEED(flag->dtype == DT_I32 && tensor_count(flag) == 1 && x->dtype == DT_F32, "a flag i32 [1] and f32 values are needed", flag, x);
+    return x->be->ops->nonfinite(x->be, flag, x, e);
+}
+
+int op_any_nonfinite(bool *found, const tensor *x, err *e)
+{
+    tensor flag = { 0 };
+    int32_t value = 0;
+    int rc = TENSOR_NEW(&flag, x->be, DT_I32, e, 1);
+    if (!rc)
+        rc = op_nonfinite(&flag, x, e);
+    if (!rc)
+        rc = op_download(&value, &flag, e);
+    *found = value != 0;
+    tensor_free(&flag);
+    return rc;
+}
+
 /* ---- VAE ---- */
 
 int op_conv(const conv_args *a, err *e)

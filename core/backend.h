@@ -115,6 +115,12 @@ typedef struct backend_slot {
     void *impl;                      /* the backend's own */
 } backend_slot;
 
+/* A download on its way: zeroed, then backend_download_begin(). */
+typedef struct backend_download {
+    backend *be;
+    void *impl;                      /* the backend's own */
+} backend_download;
+
 typedef struct backend_ops {
     const char *name;                                                       /* "cpu", "cuda" */
     bool bf16;                                                              /* computes in bf16 and holds weights so, not only in f32 */
@@ -136,6 +142,9 @@ typedef struct backend_ops {
     int (*slot_fill)(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
     int (*slot_acquire)(backend *be, backend_slot *s, err *e);
     int (*slot_release)(backend *be, backend_slot *s, err *e);
+    int (*download_begin)(backend *be, backend_download *d, void *host, const void *src, size_t bytes, err *e);
+    int (*download_wait)(backend *be, backend_download *d, err *e);
+    void (*download_free)(backend *be, backend_download *d);
     void (*trim)(backend *be);                                              /* NULL: nothing is kept back */
     bool (*memory)(backend *be, int64_t *free_bytes, int64_t *total_bytes); /* NULL: weights are mapped, there is no limit to plan for */
 
@@ -170,6 +179,8 @@ typedef struct backend_ops {
     int (*unpatchify)(backend *be, tensor *latents, const tensor *tokens, err *e);
     int (*axpby)(backend *be, tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);
     int (*div_scalar)(backend *be, tensor *out, const tensor *x, float d, err *e);
+    int (*x0)(backend *be, tensor *out, const tensor *x, double sigma, const tensor *v, err *e);
+    int (*nonfinite)(backend *be, tensor *flag, const tensor *x, err *e);
     int (*conv)(backend *be, const conv_args *a, err *e);
     int (*pixel_norm)(backend *be, tensor *out, const tensor *x, const tensor *gamma, activation act, err *e);
     /* NULL where the device has no generator of its own */
@@ -221,6 +232,13 @@ void backend_slot_free(backend_slot *s);                           /* harmless o
 int backend_slot_fill(backend_slot *s, const void *host, size_t bytes, err *e);
 int backend_slot_acquire(backend_slot *s, err *e);
 int backend_slot_release(backend_slot *s, err *e);
+/* Queues a copy of n elements of src, from element `first` on, that begins when the ops queued so far have ended and runs beside those
+ * queued later, which may not write there before backend_download_wait(). `host` should be from backend_host_alloc(): other memory is
+ * as good, but the caller then waits for the copy. May be called again for the same d: a wait is for the last copy, which ends after
+ * the ones before. Waiting is allowed in another thread. */
+int backend_download_begin(backend_download *d, void *host, const tensor *src, int64_t first, int64_t n, err *e);
+int backend_download_wait(backend_download *d, err *e);
+void backend_download_free(backend_download *d);                    /* waits; harmless on a zeroed one */
 /* Gives memory that was freed, and is kept for the next allocation, back to the device. */
 void backend_trim(backend *be);
 /* Memory of the device as its driver reports it, other programs included. False on a backend that needs no plan (CPU). */
@@ -264,6 +282,12 @@ int op_unpatchify(tensor *latents, const tensor *tokens, err *e);
 /* ---- sampler arithmetic: each product and each sum is rounded to f32 on its own ---- */
 int op_axpby(tensor *out, float a, const tensor *x, float b, const tensor *y, err *e);   /* a*x + b*y; out may alias; y may be bf16 */
 int op_div_scalar(tensor *out, const tensor *x, float d, err *e);                       /* x / d, a true division */
+/* x - sigma * v of f32 values, computed in f64 and rounded once; out may alias (few-step models: LongLive wan_wrapper.py:244-255) */
+int op_x0(tensor *out, const tensor *x, double sigma, const tensor *v, err *e);
+/* flag i32 [1] = 1 where f32 x holds NaN or infinity, else 0. Queued like any op: nothing is waited for. */
+int op_nonfinite(tensor *flag, const tensor *x, err *e);
+/* The same, waited for: four bytes come back. */
+int op_any_nonfinite(bool *found, const tensor *x, err *e);
 
 /* Normal f32 noise of a CUDA generator of PyTorch (core/sample/noise.h): `threads` threads take Philox blocks first .. first + calls - 1
  * each; only where ops->randn_cuda is there. */

@@ -55,6 +55,28 @@ int backend_slot_release(backend_slot *s, err *e)
     return s->be->ops->slot_release(s->be, s, e);
 }
 
+int backend_download_begin(backend_download *d, void *host, const tensor *src, int64_t first, int64_t n, err *e)
+{
+    size_t size = dtype_size(src->dtype);
+    if (first < 0 || n < 0 || first > tensor_count(src) - n || (d->be && d->be != src->be))
+        return ERR(e, ERR_INTERNAL, "a download of %lld elements from %lld on does not fit a tensor of %lld", (long long)n, (long long)first,
+                   (long long)tensor_count(src));
+    d->be = src->be;
+    return n ? src->be->ops->download_begin(src->be, d, host, (const char *)src->data + (size_t)first * size, (size_t)n * size, e) : 0;
+}
+
+int backend_download_wait(backend_download *d, err *e)
+{
+    return d->be ? d->be->ops->download_wait(d->be, d, e) : 0;
+}
+
+void backend_download_free(backend_download *d)
+{
+    if (d->be)
+        d->be->ops->download_free(d->be, d);
+    *d = (backend_download){ 0 };
+}
+
 void backend_trim(backend *be)
 {
     if (be->ops->trim)

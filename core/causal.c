@@ -133,15 +133,18 @@ int causal_new(causal **out, causal_model m, const causal_options *o, err *e)
     fill_table(&c->table, (float)o->shift);
     size_t frame = (size_t)(c->channels * o->height * o->width), most = (size_t)(c->room > o->block ? c->room : o->block);
     c->recent = malloc((size_t)c->room * frame * sizeof *c->recent);
-    c->x = malloc((size_t)o->block * frame * sizeof *c->x);
-    c->x0 = malloc(most * frame * sizeof *c->x0);
+    c->drawn = malloc((size_t)o->block * frame * sizeof *c->drawn);
     c->turned = malloc(most * frame * sizeof *c->turned);
     c->times = malloc(most * sizeof *c->times);
-    if (!c->recent || !c->x || !c->x0 || !c->turned || !c->times) {
+    if (!c->recent || !c->drawn || !c->turned || !c->times) {
         rc = ERR(e, ERR_MEMORY, "no memory for the latents of a window of %" PRId64 " frames", c->room);
         goto out;
     }
     TRY(causal_schedule(&c->s, o, e));
+    tensor *const own[] = { &c->x, &c->x0, &c->flow, &c->noise };
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        TRY(TENSOR_NEW(own[i], m.be, DT_F32, e, c->channels, o->block, o->height, o->width));
+    TRY(TENSOR_NEW(&c->flags, m.be, DT_I32, e, c->s.steps + 1));
     TRY(dit_work_new(&c->work, m.d, o->block, o->height, o->width, e));
     TRY(kv_cache_new(&c->cache, m.be, cfg->num_layers, cfg->dim, m.keys, o->height / 2 * (o->width / 2), o->window, o->sink, o->block, (int)o->total, e));
     TRY(text_cache_new(&c->text, m.be, cfg->num_layers, cfg->text_len, cfg->dim, m.keys, e));
@@ -164,8 +167,12 @@ void causal_free(causal *c)
     schedule_release(&c->s);
     free(c->recent);
     free(c->all_noise);
-    free(c->x);
-    free(c->x0);
+    tensor_free(&c->x);
+    tensor_free(&c->x0);
+    tensor_free(&c->flow);
+    tensor_free(&c->noise);
+    tensor_free(&c->flags);
+    free(c->drawn);
     free(c->turned);
     free(c->times);
     free(c);
@@ -178,7 +185,8 @@ const kv_cache *causal_cache(const causal *c) { return c->cache; }
 
 /* ---- noise ---- */
 
-static int draw_noise(causal *c, int number, float *out, err *e)
+/* [frames, channels, height, width] */
+static int draw_host(causal *c, int number, float *out, err *e)
 {
     const causal_options *o = &c->o;
     int64_t n = o->block * (int64_t)c->channels * o->height * o->width;
@@ -209,13 +217,17 @@ static void swap_axes(float *out, const float *in, int64_t a, int64_t b, int64_t
             memcpy(out + (k * a + i) * plane, in + (i * b + k) * plane, (size_t)plane * sizeof *in);
 }
 
-/* Frames-major host values as a tensor [channels, frames, height, width]. */
-static int put(causal *c, tensor *t, const float *values, int64_t frames, err *e)
+/* Frames-major host values into a tensor [channels, frames, height, width]. */
+static int put(causal *c, tensor *t, const float *values, err *e)
 {
-    const causal_options *o = &c->o;
-    int rc = t->data ? 0 : TENSOR_NEW(t, c->m.be, DT_F32, e, c->channels, frames, o->height, o->width);
-    swap_axes(c->turned, values, frames, c->channels, o->height * o->width);
-    return rc ? rc : op_upload(t, c->turned, e);
+    swap_axes(c->turned, values, t->shape[1], c->channels, c->o.height * c->o.width);
+    return op_upload(t, c->turned, e);
+}
+
+static int draw_noise(causal *c, int number, tensor *out, err *e)
+{
+    int rc = draw_host(c, number, c->drawn, e);
+    return rc ? rc : put(c, out, c->drawn, e);
 }
 
 static int show(const causal *c, const hooks *h, hook_point at, hook_kind kind, const tensor *value, const kv_cache *cache, err *e)
@@ -229,47 +241,55 @@ static int show(const causal *c, const hooks *h, hook_point at, hook_kind kind, 
     return hooks_show(h, &at, &d, e);
 }
 
-static int check_finite(const causal *c, const hook_point *at, int64_t n, err *e)
+/* Looks at the flags of `n` calls at once; `at` says what the first of them was, the others are the steps after it. */
+static int check_finite(const causal *c, hook_point at, int n, err *e)
 {
     static const char *const calls[] = { "step", "the call that fills the cache after step", "the new prompt's call before step" };
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(c->turned[i]))
-            return ERR(e, ERR_NAN, "block %" PRId64 ", %s %d of %d gave NaN or infinity although what went in was finite", at->block, calls[at->pass],
-                       at->pass == PASS_DENOISE ? at->step + 1 : at->step, at->n_steps);
-    return 0;
+    int32_t found[CAUSAL_MAX_STEPS + 1];
+    int rc = op_download(found, &c->flags, e);
+    for (int i = 0; !rc && i < n; i++)
+        if (found[i]) {
+            bool clean = at.pass == PASS_DENOISE && i == c->s.steps;
+            return ERR(e, ERR_NAN, "block %" PRId64 ", %s %d of %d gave NaN or infinity although what went in was finite", at.block,
+                       calls[clean ? PASS_CLEAN : at.pass], clean ? c->s.steps : at.pass == PASS_DENOISE ? i + 1 : at.step, at.n_steps);
+        }
+    return rc;
 }
 
-/* x (frames-major, `frames` of them at rotary position `position`) -> c->x0 */
-static int call(causal *c, const float *x, int64_t frames, int64_t position, double t, bool force_sink, hook_point at, const hooks *h, err *e)
+/* One call for x [channels, frames, height, width] at rotary position `position`: the velocity into `flow`, its flag into flags[number].
+ * x0 is computed where it is wanted: NULL leaves it out unless a hook asks. Nothing waits for the device here. */
+static int call(causal *c, const tensor *x, tensor *flow, tensor *x0, int64_t position, double t, bool force_sink, int number, hook_point at, const hooks *h,
+                err *e)
 {
     int rc = 0;
-    const causal_options *o = &c->o;
-    tensor in_t = { 0 }, flow = { 0 }, estimate = { 0 };
-    int64_t plane = o->height * o->width, n = c->channels * frames * plane;
+    int64_t frames = x->shape[1];
+    tensor own = { 0 }, flag = tensor_rows(&c->flags, number, 1);
+    bool hinted = at.pass == PASS_DENOISE && c->vace.context;
     for (int64_t i = 0; i < frames; i++)
         c->times[i] = t;
-    TRY(put(c, &in_t, x, frames, e));
-    TRY(TENSOR_NEW(&flow, c->m.be, DT_F32, e, c->channels, frames, o->height, o->width));
-    dit_input in = { .latents = &in_t, .context = c->context, .n_timesteps = (int)frames, .timesteps = c->times, .frame_offset = position,
+    dit_input in = { .latents = x, .context = c->context, .n_timesteps = (int)frames, .timesteps = c->times, .frame_offset = position,
                      .cache = c->cache, .text = c->text, .force_sink = force_sink };
-    TRY(dit_forward(c->m.d, c->work, &in, &flow, h, &at, e));
-    TRY(op_download(c->turned, &flow, e));
-    TRY(check_finite(c, &at, n, e));
-    TRY(show(c, h, at, HOOK_VELOCITY, &flow, c->cache, e));
-    swap_axes(c->x0, c->turned, c->channels, frames, plane);
-    double sigma = (double)nearest_sigma(&c->table, (float)t);      /* also when t is that of the clean pass (2.3) */
-    for (int64_t i = 0; i < n; i++)      /* in f64, rounded once (wan_wrapper.py:244-255) */
-        c->x0[i] = (float)((double)x[i] - sigma * (double)c->x0[i]);
+    if (hinted) {
+        in.vace_context = c->vace.context;
+        in.vace_scale = c->vace.scale[at.step];
+        in.vace_block_scale = c->vace.block_scale;
+    }
+    TRY(dit_forward(c->m.d, c->work, &in, flow, h, &at, e));
+    TRY(op_nonfinite(&flag, flow, e));
+    TRY(show(c, h, at, HOOK_VELOCITY, flow, c->cache, e));
     at.kind = HOOK_X0;
     at.layer = -1;
-    if (hooks_wanted(h, &at)) {
-        TRY(put(c, &estimate, c->x0, frames, e));
-        TRY(show(c, h, at, HOOK_X0, &estimate, c->cache, e));
+    bool wanted = hooks_wanted(h, &at);
+    if (!x0 && wanted) {
+        TRY(tensor_new(&own, c->m.be, DT_F32, 4, x->shape, e));
+        x0 = &own;
     }
+    if (x0)      /* the level of the nearest entry also when t is that of the clean pass (2.3); f64, rounded once (wan_wrapper.py:244-255) */
+        TRY(op_x0(x0, x, (double)nearest_sigma(&c->table, (float)t), flow, e));
+    if (wanted)
+        TRY(show(c, h, at, HOOK_X0, x0, c->cache, e));
 out:
-    tensor_free(&in_t);
-    tensor_free(&flow);
-    tensor_free(&estimate);
+    tensor_free(&own);
     return rc;
 }
 
@@ -284,6 +304,11 @@ static hook_point point(const causal *c, hook_pass pass, int step)
     return at;
 }
 
+void causal_condition_next(causal *c, const causal_condition *condition)
+{
+    c->vace = condition ? *condition : (causal_condition){ 0 };
+}
+
 void causal_prompt_again(causal *c, const tensor *context)
 {
     c->context = context;
@@ -293,6 +318,7 @@ void causal_prompt_again(causal *c, const tensor *context)
 int causal_prompt(causal *c, const tensor *context, const hooks *h, err *e)
 {
     int rc = 0;
+    tensor x = { 0 }, flow = { 0 };
     causal_prompt_again(c, context);
     if (!c->n_recent)
         return 0;
@@ -303,43 +329,41 @@ int causal_prompt(causal *c, const tensor *context, const hooks *h, err *e)
         TRY(kv_cache_zero(c->cache, e));
     hook_point at = point(c, PASS_RECACHE, 0);
     at.frame = c->n_frames - c->n_recent;
-    TRY(call(c, c->recent, c->n_recent, c->position - c->n_recent, c->o.context_noise, !c->o.global_sink, at, h, e));
+    TRY(TENSOR_NEW(&x, c->m.be, DT_F32, e, c->channels, c->n_recent, c->o.height, c->o.width));
+    TRY(TENSOR_NEW(&flow, c->m.be, DT_F32, e, c->channels, c->n_recent, c->o.height, c->o.width));
+    TRY(put(c, &x, c->recent, e));
+    TRY(call(c, &x, &flow, NULL, c->position - c->n_recent, c->o.context_noise, !c->o.global_sink, 0, at, h, e));
+    TRY(check_finite(c, at, 1, e));
     c->broken = false;
 out:
+    tensor_free(&x);
+    tensor_free(&flow);
     return rc;
 }
 
-/* Shows the latents of a step, which editors may change, and takes them back into `values`. */
-static int latents_hook(causal *c, const hooks *h, int step, float *values, err *e)
+/* Shows the latents of a step, which editors may change. */
+static int latents_hook(causal *c, const hooks *h, int step, err *e)
 {
-    int rc = 0;
-    tensor t = { 0 };
     hook_point at = point(c, PASS_DENOISE, step);
     at.kind = HOOK_LATENTS;
-    bool edited = hooks_edited(h, &at);
-    if (!edited && !hooks_wanted(h, &at))
-        return 0;
-    TRY(put(c, &t, values, c->o.block, e));
-    if (edited) {
-        TRY(hooks_apply(h, &at, &t, NULL, e));
-        TRY(op_download(c->turned, &t, e));
-        swap_axes(values, c->turned, c->channels, c->o.block, c->o.height * c->o.width);
-    }
-    TRY(show(c, h, at, HOOK_LATENTS, &t, NULL, e));
-out:
-    tensor_free(&t);
-    return rc;
+    int rc = hooks_edited(h, &at) ? hooks_apply(h, &at, &c->x, NULL, e) : 0;
+    return rc ? rc : show(c, h, at, HOOK_LATENTS, &c->x, NULL, e);
 }
 
-static void remember(causal *c, const float *block)
+/* The clean frames of a block, on the host: they are needed again when the prompt changes, and in saved states. */
+static int remember(causal *c, err *e)
 {
-    int64_t frame = c->channels * c->o.height * c->o.width, n = c->o.block, keep = c->n_recent;
+    int64_t plane = c->o.height * c->o.width, frame = c->channels * plane, n = c->o.block, keep = c->n_recent;
+    int rc = op_download(c->turned, &c->x, e);
+    if (rc)
+        return rc;
     if (keep + n > c->room) {
         keep = c->room - n;
         memmove(c->recent, c->recent + (c->n_recent - keep) * frame, (size_t)(keep * frame) * sizeof *c->recent);
     }
-    memcpy(c->recent + keep * frame, block, (size_t)(n * frame) * sizeof *block);
+    swap_axes(c->recent + keep * frame, c->turned, c->channels, n, plane);
     c->n_recent = keep + n;
+    return 0;
 }
 
 /* Scope begins afresh where the rotary table ends (setup_caches.py:142-147): an empty cache, position 0. */
@@ -357,9 +381,7 @@ static int cut(causal *c, err *e)
 
 int causal_block(causal *c, const hooks *h, tensor *latents, err *e)
 {
-    int rc = 0;
-    int64_t n = c->o.block * (int64_t)c->channels * c->o.height * c->o.width;
-    float *noise = NULL;
+    int rc = 0, steps = c->s.steps;
     *latents = (tensor){ 0 };
     if (!c->context || c->broken)
         return ERR(e, ERR_INTERNAL, c->broken ? "a causal clip cannot go on after an error" : "a causal clip needs a prompt first");
@@ -367,33 +389,28 @@ int causal_block(causal *c, const hooks *h, tensor *latents, err *e)
         return ERR(e, ERR_INTERNAL, "the clip of %" PRId64 " latent frames is complete", c->o.total);
     TRY(cut(c, e));
     c->broken = true;
-    if (!(noise = malloc((size_t)n * sizeof *noise))) {
-        rc = ERR(e, ERR_MEMORY, "no memory for the noise of a block");
-        goto out;
-    }
-    TRY(draw_noise(c, 0, c->x, e));
-    TRY(latents_hook(c, h, 0, c->x, e));
-    for (int i = 0; i < c->s.steps; i++) {
-        TRY(call(c, c->x, c->o.block, c->position, c->s.timesteps[i], false, point(c, PASS_DENOISE, i), h, e));
-        if (i + 1 < c->s.steps) {      /* f32 arithmetic with fresh noise (scheduler.py:159-176) */
+    TRY(draw_noise(c, 0, &c->x, e));
+    TRY(latents_hook(c, h, 0, e));
+    for (int i = 0; i < steps; i++) {
+        tensor *to = i + 1 < steps ? &c->x0 : &c->x;
+        TRY(call(c, &c->x, &c->flow, to, c->position, c->s.timesteps[i], false, i, point(c, PASS_DENOISE, i), h, e));
+        if (i + 1 < steps) {      /* f32 arithmetic with fresh noise (scheduler.py:159-176) */
             float s = c->s.sigmas[i + 1];
-            TRY(draw_noise(c, i + 1, noise, e));
-            for (int64_t k = 0; k < n; k++)
-                c->x[k] = (1.0f - s) * c->x0[k] + s * noise[k];
-        } else {
-            memcpy(c->x, c->x0, (size_t)n * sizeof *c->x);
+            TRY(draw_noise(c, i + 1, &c->noise, e));
+            TRY(op_axpby(&c->x, 1.0f - s, &c->x0, s, &c->noise, e));
         }
-        TRY(latents_hook(c, h, i + 1, c->x, e));
+        TRY(latents_hook(c, h, i + 1, e));
     }
-    TRY(put(c, latents, c->x, c->o.block, e));
-    TRY(call(c, c->x, c->o.block, c->position, c->o.context_noise, false, point(c, PASS_CLEAN, c->s.steps), h, e));
-    remember(c, c->x);
+    TRY(call(c, &c->x, &c->flow, NULL, c->position, c->o.context_noise, false, steps, point(c, PASS_CLEAN, steps), h, e));
+    TRY(check_finite(c, point(c, PASS_DENOISE, 0), steps + 1, e));
+    TRY(remember(c, e));
+    TRY(tensor_new(latents, c->m.be, DT_F32, 4, c->x.shape, e));
+    TRY(op_copy(latents, &c->x, e));
     c->position += c->o.block;
     c->n_frames += c->o.block;
     c->n_blocks++;
     c->broken = false;
 out:
-    free(noise);
     if (rc)
         tensor_free(latents);
     return rc;

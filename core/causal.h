@@ -71,6 +71,13 @@ typedef struct causal_model {
     dtype keys;
 } causal_model;
 
+/* What VACE says about a block: borrowed. Its hints act in the denoising steps and never in the calls that fill the cache. */
+typedef struct causal_condition {
+    const tensor *context;         /* f32 [96, block, height, width] (core/vae/vace_context.h), or NULL: none */
+    const double *scale;           /* one a step */
+    const double *block_scale;     /* one a hint block on top, or NULL */
+} causal_condition;
+
 typedef struct causal causal;
 
 int causal_new(causal **out, causal_model m, const causal_options *o, err *e);
@@ -81,6 +88,9 @@ void causal_free(causal *c);
 int causal_prompt(causal *c, const tensor *context, const hooks *h, err *e);
 /* The same without touching the cache: after causal_load(), whose cache has seen this prompt. */
 void causal_prompt_again(causal *c, const tensor *context);
+
+/* Conditions of the blocks from here on; NULL: none. The model needs dit_add_vace(). */
+void causal_condition_next(causal *c, const causal_condition *condition);
 
 /* Makes the next block: *latents [channels, block, height, width], the caller frees it. Hooks see HOOK_LATENTS 0 .. n_steps
  * (0 is the initial noise, the last the result), HOOK_VELOCITY and HOOK_X0 of every call, and the points inside the model. After

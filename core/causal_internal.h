@@ -32,8 +32,11 @@ struct causal {
     rng_cpu first, later;
     uint64_t offset;               /* of the CUDA generator */
     float *all_noise;              /* CUDA, CAUSAL_DRAW_CLIP: the numbers depend on how many are drawn at once */
-    float *x, *x0, *turned;        /* frames-major, frames-major, channels-major; room for max(block, room) frames */
+    tensor x, x0, flow, noise;     /* of a block, on the device: [channels, block, height, width] */
+    tensor flags;                  /* i32, one a call of a block: did it give NaN or infinity? */
+    float *drawn, *turned;         /* noise as it is drawn, frames-major; channels-major, room for max(block, room) frames */
     double *times;
+    causal_condition vace;         /* of the next blocks; context NULL: none */
 };
 
 #endif

@@ -96,11 +96,6 @@ int engine_open(engine **out, const engine_options *o, err *e)
     TRY(override(&g->files.vae, o->vae, e));
     TRY(override(&g->files.tokenizer, o->tokenizer, e));
     g->causal = strcmp(g->files.family, "longlive") == 0;
-    if (g->causal && o->vace && *o->vace) {
-        rc = ERR(e, ERR_CONFIG, "model.vace is given, but %s makes video block by block (LongLive), which takes no VACE conditions here: leave model.vace out",
-                 g->files.dit);
-        goto out;
-    }
     if (!g->files.dit) {
         rc = ERR(e, ERR_CONFIG, "no diffusion model: set model.path to a checkpoint folder or file");
         goto out;
@@ -117,6 +112,7 @@ int engine_open(engine **out, const engine_options *o, err *e)
     TRY(read_config(g->dit_file[0], g->files.config, &g->dit_cfg, e));
     if (o->text_len > 0)
         g->dit_cfg.text_len = o->text_len;
+    g->dit_cfg.fp8_scaled = o->fp8_scaled;
     if ((g->dit_cfg.in_dim != 16 && g->dit_cfg.in_dim != 17) || g->dit_cfg.out_dim != 16) {      /* 17: a channel that tells the shot */
         rc = ERR(e, ERR_SHAPE, "%s takes %d latent channels and gives %d: text-to-video Wan models with 16 and 16 are supported; is this "
                  "an image-to-video or a Wan 2.2 5B file?", g->files.dit, g->dit_cfg.in_dim, g->dit_cfg.out_dim);

@@ -28,6 +28,7 @@
 #include "core/dit/shots.h"
 #include "core/hooks/hooks.h"
 #include "core/sample/schedule.h"
+#include "core/sample/windows.h"
 #include "core/tensor.h"
 #include "core/vae/vae.h"
 
@@ -43,6 +44,7 @@ typedef struct engine_lora {
     double multiplier;
     lora_expert expert;
     const char *digest;                      /* filled by engine_get_info(), "" before */
+    const char *include, *exclude;           /* regular expressions on the names of its tensors (core/dit/lora.h); NULL or "": all */
 } engine_lora;
 
 typedef struct engine_options {
@@ -58,13 +60,15 @@ typedef struct engine_options {
     int n_loras;
     const char *vace;                        /* VACE weights for this base: the release whole, or only its vace_* tensors; NULL or "": those of
                                               * the diffusion model itself, if it has some */
+    bool fp8_scaled;                         /* round the matrices of the blocks to 8-bit floats with a scale each, as H1111's --fp8_scaled: the
+                                              * numbers of a file that 'wanscope convert --fp8-scaled' writes */
     const char *lora;                        /* LongLive's adapter; NULL or "": the one beside the model, "none": none */
     double lora_alpha;                       /* 0: its rank */
     int blocks_to_swap;                      /* transformer blocks in host memory, streamed: results are the same bits. 0: as many as must be */
     engine_offload offload;
     int64_t memory_budget;                   /* device memory to use, in bytes; 0: what is free. Without meaning on the CPU */
 } engine_options;
-#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL, NULL, 0, 0, ENGINE_OFFLOAD_AUTO, 0 }
+#define ENGINE_OPTIONS_INIT { NULL, NULL, NULL, NULL, NULL, NULL, "auto", "exact", 0, 0, false, NULL, NULL, 0, NULL, false, NULL, 0, 0, ENGINE_OFFLOAD_AUTO, 0 }
 
 int engine_open(engine **out, const engine_options *o, err *e);
 void engine_close(engine *g);
@@ -142,7 +146,8 @@ int engine_check_vace(const engine *g, err *e);
 /* Encodes with the VAE. NaN and infinity are refused with their place. */
 int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e);
 void vace_condition_free(vace_condition *c);
-const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8] */
+const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8]; empty for a causal
+                                                                  * model, whose blocks get theirs one after another */
 
 /* ---- runs ---- */
 
@@ -172,6 +177,10 @@ typedef struct run_skip {
     bool uncond;
 } run_skip;
 
+/* Context windows (core/sample/windows.h, lengths in latent frames): each pass of each step is computed window by window, positions
+ * starting at 0 in each, and averaged. Only where the video is longer than a window. Hooks inside the model see nothing of it. */
+typedef window_options run_windows;
+
 typedef struct run_params {
     int width, height, frames;               /* pixels, multiples of 16; 4n+1 */
     uint64_t seed;
@@ -189,11 +198,12 @@ typedef struct run_params {
     int n_guidance;
     const run_shots *shots;                  /* NULL: an ordinary video */
     const run_skip *skip;                    /* NULL: none */
+    const run_windows *windows;              /* NULL: none */
     bool latents_bf16;                       /* round latents, guidance, Euler update and timestep to bf16 as DiffSynth does
                                               * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
     /* VACE. With every scale 0 the run is exactly the one without. */
     const vace_condition *vace;              /* NULL: none */
-    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame */
+    int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame (not in causal runs) */
     const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
     int n_vace_scale;
     const double *vace_block_scale;          /* one factor a VACE block, or NULL */
@@ -203,7 +213,7 @@ typedef struct run_params {
     const int64_t *prompt_at;
 } run_params;
 #define RUN_PARAMS_INIT { 0, 0, 0, 0, NULL, NOISE_TORCH_CPU, 132, 2048, SOLVER_UNIPC, 50, 5, 0.875, NULL, 0, NULL, NULL, 0, \
-                          NULL, NULL, false, NULL, 0, NULL, 0, NULL, NULL, NULL }
+                          NULL, NULL, NULL, false, NULL, 0, NULL, 0, NULL, NULL, NULL }
 
 /* What engine_run() will do: noise levels, timesteps and, per step, the expert (0 high noise or only, 1 low noise; room for
  * `steps`; may be NULL). schedule_release() it. */

@@ -29,6 +29,8 @@ struct engine_clip {
     const run_params *r;
     causal *c;
     int n_switched;                /* prompts in use so far */
+    bool vace;
+    double *scale;                 /* of the hints, one a step */
     tensor context;                /* of the present prompt */
 };
 
@@ -42,8 +44,8 @@ static int check_prompts(const engine *g, const run_params *r, int64_t total, er
         if (r->prompt_at[i] <= r->prompt_at[i - 1] || r->prompt_at[i] >= total)
             return ERR(e, ERR_CONFIG, "prompt %d begins at latent frame %" PRId64 ": prompts must follow each other and begin before the clip ends, at %" PRId64
                        " latent frames", i, r->prompt_at[i], total);
-    if (r->shots || r->skip || r->latents_bf16 || run_has_vace(g, r))
-        return ERR(e, ERR_CONFIG, "a causal run takes no shots, no skip-layer guidance, no bf16 latents and no VACE conditions: leave them out");
+    if (r->shots || r->skip || r->windows || r->latents_bf16)
+        return ERR(e, ERR_CONFIG, "a causal run takes no shots, no skip-layer guidance, no context windows and no bf16 latents: leave them out");
     if (r->initial_noise)
         return ERR(e, ERR_ARG, "a causal run cannot start from given noise: it draws fresh noise for every step");
     for (int i = 0; i < r->n_guidance; i++)
@@ -76,6 +78,16 @@ int engine_clip_begin(engine_clip **out, engine *g, const run_params *r, err *e)
     TRY(check_prompts(g, r, o.total, e));
     TRY(engine_prepare(g, r, e));
     TRY(engine_need_dit(g, 0, e));
+    if ((c->vace = run_has_vace(g, r))) {
+        TRY(run_check_vace(g, r, e));
+        TRY(engine_need_vace_blocks(g, e));
+        if (!(c->scale = malloc((size_t)r->steps * sizeof *c->scale))) {
+            rc = ERR(e, ERR_MEMORY, "no memory for %d steps", r->steps);
+            goto out;
+        }
+        for (int i = 0; i < r->steps; i++)
+            c->scale[i] = r->n_vace_scale == 0 ? 1 : r->vace_scale[r->n_vace_scale == 1 ? 0 : i];
+    }
     if (g->vae_file)
         TRY(engine_need_vae(g, e));
     TRY(causal_new(&c->c, (causal_model){ g->be, g->dits[0], g->vae, g->prec->act }, &o, e));
@@ -91,6 +103,7 @@ void engine_clip_end(engine_clip *c)
     if (c) {
         causal_free(c->c);
         tensor_free(&c->context);
+        free(c->scale);
         engine_settle(c->g);
         free(c);
     }
@@ -115,7 +128,13 @@ static int blame(engine_clip *c, int rc, err *e)
 int engine_clip_next(engine_clip *c, const hooks *h, tensor *latents, err *e)
 {
     int rc = 0, now = engine_clip_prompt_of(c->r, causal_blocks(c->c)) + 1;
+    tensor said = { 0 };
     *latents = (tensor){ 0 };
+    if (c->vace) {
+        int64_t n = c->r->causal->block;
+        TRY(vace_condition_block(c->r->vace, c->g->be, causal_blocks(c->c) * n, n, &said, e));
+        causal_condition_next(c->c, &(causal_condition){ &said, c->scale, c->r->vace_block_scale });
+    }
     if (now != c->n_switched) {
         TRY(engine_embed(c->g, c->r->cond[now - 1], 0, &c->context, e));
         TRY(causal_prompt(c->c, &c->context, h, e));
@@ -123,6 +142,8 @@ int engine_clip_next(engine_clip *c, const hooks *h, tensor *latents, err *e)
     }
     TRY(causal_block(c->c, h, latents, e));
 out:
+    causal_condition_next(c->c, NULL);
+    tensor_free(&said);
     return blame(c, rc, e);
 }
 

@@ -45,7 +45,11 @@ struct engine {
 };
 
 struct vace_condition {
-    tensor context;
+    tensor context;                            /* empty for a causal model, which gets a block at a time: */
+    float *host;                               /* [96, latent_frames, plane] of control and mask, or of grey to be made */
+    float *references;                         /* [n_references, 16, plane] */
+    int64_t latent_frames, plane;
+    bool controlled;                           /* a control video or a mask was given */
     int width, height, frames, n_references;
 };
 
@@ -55,12 +59,17 @@ int engine_need_vace_blocks(engine *g, err *e);
 /* Does VACE act on this run? Frames that its references add. */
 bool run_has_vace(const engine *g, const run_params *r);
 int run_check_vace(const engine *g, const run_params *r, err *e);
+/* What a condition made for a causal model says about latent frames [first, first + n): f32 [96, n, h, w], the caller frees it. References
+ * stand in for the first frames of a block; beside a control video or a mask in the first block only. */
+int vace_condition_block(const vace_condition *c, backend *be, int64_t first, int64_t n, tensor *out, err *e);
 /* Takes the first n frames of latents [C, F, H, W] away. */
 int run_drop_frames(tensor *latents, int n, err *e);
 
 /* Opens the adapters and holds them against the experts they are for. */
 int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e);
 void engine_close_loras(engine *g);
+/* The adapters of one expert, in order, LongLive's own first; free() *out. */
+int engine_loras_of(const engine *g, int expert, lora **out, int *n, err *e);
 int engine_lora_digests(engine *g, err *e);
 
 /* Opens what is needed on first use: a forecast needs no weights, a run from token ids no tokenizer. */

@@ -144,7 +144,8 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
         frames = groups = r->causal->block;
         kept = 2 * c->num_layers * (window * frame + c->text_len) * c->dim * (int64_t)dtype_size(g->prec->act);
     }
-    dit_sizes_of(c, g->prec, table && table->dtype == DT_BF16, vace, frames * frame, groups, &p->z);
+    int64_t at_once = !r->causal && r->windows && r->windows->length < frames ? r->windows->length : frames;
+    dit_sizes_of(c, g->prec, table && table->dtype == DT_BF16, vace, at_once * frame, groups, &p->z);
     /* latents, two predictions, the sampler's history; text: two contexts, and one while it is embedded */
     p->latents = kept + 9 * 4 * shape[0] * frames * shape[2] * shape[3] +
                  (int64_t)c->text_len * (3 * c->dim + c->text_dim) * (int64_t)dtype_size(g->prec->act) + (vace ? 4 * 96 * shape[1] * shape[2] * shape[3] : 0);

@@ -1,4 +1,5 @@
 /* VACE in the engine: its weights, its conditions, and what they mean for a run. Source: longlive-vace.md 4. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,9 +63,13 @@ int engine_need_vace_blocks(engine *g, err *e)
     if (g->vace_loaded)
         return 0;
     const dit_config *c = &g->dit_cfg;
-    int rc = engine_check_vace(g, e);
+    lora *loras = NULL;
+    int n = 0, rc = engine_check_vace(g, e);
     if (!rc)
-        rc = dit_add_vace(g->dits[0], vace_source(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, e);
+        rc = engine_loras_of(g, 0, &loras, &n, e);
+    if (!rc)
+        rc = dit_add_vace_lora(g->dits[0], vace_source(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, loras, n, e);
+    free(loras);
     g->vace_loaded = !rc;
     return rc;
 }
@@ -77,6 +82,69 @@ static int check_values(const float *v, int64_t frames, int64_t plane, int chann
         if (!isfinite(v[i]))
             return ERR(e, ERR_NAN, "%s holds NaN or infinity in frame %lld; clean it before it conditions a video", what, (long long)(i / plane % frames));
     return 0;
+}
+
+/* The context of a causal clip goes to the host, where it waits for its blocks; references are kept apart from it. */
+static int keep_on_host(engine *g, vace_condition *c, const vace_inputs *in, err *e)
+{
+    int rc = 0, n = in->n_references;
+    tensor faces = { 0 };
+    float *grey = NULL, *all = NULL;
+    c->controlled = in->control || in->mask;
+    c->latent_frames = c->context.shape[1];
+    c->plane = c->context.shape[2] * c->context.shape[3];
+    if (!(c->host = malloc((size_t)tensor_count(&c->context) * sizeof *c->host))) {
+        rc = ERR(e, ERR_MEMORY, "no memory for the conditions of %" PRId64 " latent frames", c->latent_frames);
+        goto out;
+    }
+    TRY(op_download(c->host, &c->context, e));
+    tensor_free(&c->context);
+    if (!n)
+        goto out;
+    grey = calloc(3 * (size_t)in->width * (size_t)in->height, sizeof *grey);
+    all = malloc((size_t)(VACE_CHANNELS * (n + 1) * c->plane) * sizeof *all);
+    c->references = malloc((size_t)(16 * n * c->plane) * sizeof *c->references);
+    if (!grey || !all || !c->references) {
+        rc = ERR(e, ERR_MEMORY, "no memory for %d references", n);
+        goto out;
+    }
+    TRY(vace_context_build(&faces, g->vae, g->be, grey, NULL, 1, in->height, in->width, in->references, n, e));
+    TRY(op_download(all, &faces, e));
+    for (int r = 0; r < n; r++)
+        for (int k = 0; k < 16; k++)
+            memcpy(c->references + (r * 16 + k) * c->plane, all + (k * (n + 1) + r) * c->plane, (size_t)c->plane * sizeof *all);
+out:
+    tensor_free(&faces);
+    free(grey);
+    free(all);
+    return rc;
+}
+
+int vace_condition_block(const vace_condition *c, backend *be, int64_t first, int64_t n, tensor *out, err *e)
+{
+    int rc = 0;
+    int64_t plane = c->plane, shown = c->controlled && first > 0 ? 0 : c->n_references < n ? c->n_references : n;
+    float *host = malloc((size_t)(VACE_CHANNELS * n * plane) * sizeof *host);
+    *out = (tensor){ 0 };
+    if (!host)
+        return ERR(e, ERR_MEMORY, "no memory for the conditions of a block");
+    for (int64_t k = 0; k < VACE_CHANNELS; k++)
+        for (int64_t f = 0; f < n; f++) {
+            float *to = host + (k * n + f) * plane;
+            if (f >= shown)
+                memcpy(to, c->host + (k * c->latent_frames + first + f) * plane, (size_t)plane * sizeof *to);
+            else if (k < 16)
+                memcpy(to, c->references + (f * 16 + k) * plane, (size_t)plane * sizeof *to);
+            else
+                memset(to, 0, (size_t)plane * sizeof *to);
+        }
+    TRY(TENSOR_NEW(out, be, DT_F32, e, VACE_CHANNELS, n, c->height / VAE_SPACE, c->width / VAE_SPACE));
+    TRY(op_upload(out, host, e));
+out:
+    free(host);
+    if (rc)
+        tensor_free(out);
+    return rc;
 }
 
 int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e)
@@ -107,8 +175,10 @@ int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, e
         goto out;
     }
     TRY(engine_need_vae(g, e));
-    TRY(vace_context_build(&c->context, g->vae, g->be, in->control ? in->control : grey, in->mask, in->frames, in->height, in->width, in->references,
-                           in->n_references, e));
+    TRY(vace_context_build(&c->context, g->vae, g->be, in->control ? in->control : grey, in->mask, in->frames, in->height, in->width,
+                           g->causal ? NULL : in->references, g->causal ? 0 : in->n_references, e));
+    if (g->causal)
+        TRY(keep_on_host(g, c, in, e));
     *out = c;
     c = NULL;
 out:
@@ -122,6 +192,8 @@ void vace_condition_free(vace_condition *c)
 {
     if (c) {
         tensor_free(&c->context);
+        free(c->host);
+        free(c->references);
         free(c);
     }
 }
@@ -160,6 +232,9 @@ int run_check_vace(const engine *g, const run_params *r, err *e)
     if (c->width != r->width || c->height != r->height || c->frames != r->frames || c->n_references != r->vace_references)
         return ERR(e, ERR_INTERNAL, "conditions for %d frames of %d x %d with %d references, a run of %d frames of %d x %d with %d", c->frames, c->width,
                    c->height, c->n_references, r->frames, r->width, r->height, r->vace_references);
+    if (r->causal && c->n_references > r->causal->block)
+        return ERR(e, ERR_CONFIG, "vace.references names %d images, but a block has %d latent frames and a reference takes the place of one: give at most %d, or "
+                   "make causal.frames_per_block larger", c->n_references, r->causal->block, r->causal->block);
     return engine_check_vace(g, e);
 }
 

@@ -12,8 +12,7 @@ static bool is_for(const engine *g, const engine_lora *l, int expert)
     return l->expert == LORA_BOTH || !g->dit_file[1] || (l->expert == LORA_LOW) == (expert == 1);
 }
 
-/* The adapters of one expert, in order, LongLive's own first; free() *out. */
-static int loras_of(const engine *g, int expert, lora **out, int *n, err *e)
+int engine_loras_of(const engine *g, int expert, lora **out, int *n, err *e)
 {
     *n = 0;
     *out = calloc((size_t)g->n_adapters + 2, sizeof **out);
@@ -23,7 +22,8 @@ static int loras_of(const engine *g, int expert, lora **out, int *n, err *e)
         (*out)[(*n)++] = (lora){ .file = g->lora_file, .alpha = g->lora_alpha, .multiplier = 1 };
     for (int i = 0; i < g->n_adapters; i++)
         if (is_for(g, &g->adapters[i].is, expert) && g->adapters[i].is.multiplier != 0)
-            (*out)[(*n)++] = (lora){ .file = g->adapters[i].file, .multiplier = g->adapters[i].is.multiplier };
+            (*out)[(*n)++] = (lora){ .file = g->adapters[i].file, .multiplier = g->adapters[i].is.multiplier,
+                                    .include = g->adapters[i].is.include, .exclude = g->adapters[i].is.exclude };
     return 0;
 }
 
@@ -48,9 +48,9 @@ int engine_open_loras(engine *g, const engine_lora *loras, int n, err *e)
         g->loras[i] = a->is;
     }
     for (int expert = 0; expert < 2 && g->dit_file[expert]; expert++) {
-        TRY(loras_of(g, expert, &list, &count, e));
+        TRY(engine_loras_of(g, expert, &list, &count, e));
         if (count)
-            TRY(lora_check(g->dit_file[expert], list, count, e));
+            TRY(lora_check(g->dit_file[expert], g->vace_file, list, count, e));
         free(list);
         list = NULL;
     }
@@ -91,7 +91,7 @@ int engine_need_dit(engine *g, int expert, err *e)
     }
     if (g->dits[expert])
         return 0;
-    TRY(loras_of(g, expert, &list, &n, e));
+    TRY(engine_loras_of(g, expert, &list, &n, e));
     TRY(dit_open_swapped(&g->dits[expert], g->be, g->dit_file[expert], &g->dit_cfg, g->prec, list, n, g->memory.blocks_to_swap, e));
 out:
     free(list);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/engine_internal.h"
-#include "core/run_shots.h"
+#include "core/run_windows.h"
 #include "core/sample/bf16.h"
 #include "core/sample/noise.h"
 #include "core/sample/solver.h"
@@ -26,7 +26,7 @@ int engine_latent_shape(const engine *g, const run_params *r, int64_t shape[4], 
         return ERR(e, ERR_CONFIG, "video.frames is %d: 4n+1 is needed (1, 5, 9, ... 81, ... 4093); the nearest is %d", r->frames,
                    r->frames < 1 ? 1 : r->frames > 4093 ? 4093 : (r->frames + 1) / 4 * 4 + 1);
     shape[0] = g->dit_cfg.out_dim;      /* a 17th input channel, the shot's, is no latent */
-    shape[1] = (r->frames - 1) / VAE_TIME + 1 + (run_has_vace(g, r) ? r->vace_references : 0);
+    shape[1] = (r->frames - 1) / VAE_TIME + 1 + (!r->causal && run_has_vace(g, r) ? r->vace_references : 0);
     shape[2] = r->height / VAE_SPACE;
     shape[3] = r->width / VAE_SPACE;
     return 0;
@@ -159,20 +159,17 @@ const ckpt_tensor *engine_first_bad(const engine *g, int expert)
     return bad;
 }
 
-static int check_finite(engine *g, const tensor *t, float *host, int step, int steps, int expert, err *e)
+static int check_finite(engine *g, const tensor *t, int step, int steps, int expert, err *e)
 {
-    int64_t n = tensor_count(t);
-    int rc = op_download_f32(host, t, e);
-    for (int64_t i = 0; !rc && i < n; i++)
-        if (!isfinite(host[i])) {
-            const ckpt_tensor *bad = engine_first_bad(g, expert);
-            if (bad)
-                return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
-                           bad->name, bad->file);
-            return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity although the weights are finite; check guidance, prompt weights and shift",
-                       step + 1, steps);
-        }
-    return rc;
+    bool found = false;
+    int rc = op_any_nonfinite(&found, t, e);
+    if (rc || !found)
+        return rc;
+    const ckpt_tensor *bad = engine_first_bad(g, expert);
+    if (bad)
+        return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity: tensor '%s' of %s holds such values; the file is damaged", step + 1, steps,
+                   bad->name, bad->file);
+    return ERR(e, ERR_NAN, "step %d of %d gave NaN or infinity although the weights are finite; check guidance, prompt weights and shift", step + 1, steps);
 }
 
 static int emit(const hooks *h, hook_point at, hook_kind kind, tensor *value, err *e)
@@ -189,6 +186,23 @@ static int emit(const hooks *h, hook_point at, hook_kind kind, tensor *value, er
         return 0;
     hook_data d = { .value = value, .grid = { value->shape[1], value->shape[2] / 2, value->shape[3] / 2 } };
     return hooks_show(h, &at, &d, e);
+}
+
+/* One pass of a step over all frames, at once or window by window. */
+typedef struct {
+    dit_work *work;
+    shot_run shots;
+    window_run windows;
+} passes;
+
+static int predict(passes *s, dit *d, const prompt *text, bool cond, const tensor *latents, dit_input *in, tensor *velocity, const hooks *h,
+                   const hook_point *at, err *e)
+{
+    in->latents = latents;
+    if (s->windows.list.n)
+        return window_run_forward(&s->windows, d, s->work, in, &s->shots, text, cond, velocity, e);
+    int rc = shot_run_pass(&s->shots, text, cond, latents, in, e);
+    return rc ? rc : dit_forward(d, s->work, in, velocity, h, at, e);
 }
 
 static int check_params(const run_params *r, err *e)
@@ -213,10 +227,9 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     int64_t shape[4];
     schedule s = { 0 };
     solver *sol = NULL;
-    dit_work *work = NULL;
+    passes passes = { 0 };
     tensor cond = { 0 }, uncond = { 0 }, away = { 0 };
     bool *skip = NULL;
-    shot_run shots = { 0 };
     context_slot slots[2] = { { 0 } };
     int *expert = NULL;
     float *host = NULL;
@@ -234,7 +247,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     }
     TRY(engine_schedule(g, r, &s, expert, e));
     TRY(skipped_blocks(&skip, g, r, e));
-    TRY(shot_run_begin(&shots, g, r, shape, e));
+    TRY(window_run_begin(&passes.windows, g, r, shape, e));
+    TRY(shot_run_begin(&passes.shots, g, r, shape, &passes.windows.list, e));
     TRY(engine_prepare(g, r, e));
     for (int i = 0; i < r->steps && !g->memory.one_expert; i++)
         TRY(engine_need_dit(g, expert[i], e));
@@ -247,7 +261,8 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
     if (skip && !r->skip->uncond)
         TRY(tensor_new(&away, g->be, DT_F32, 4, shape, e));
     TRY(solver_new(&sol, g->be, &s, 4, shape, e));
-    TRY(dit_work_new(&work, g->dits[expert[0]], shape[1], shape[2], shape[3], e));
+    int64_t at_once = passes.windows.list.n ? passes.windows.longest : shape[1];
+    TRY(dit_work_new(&passes.work, g->dits[expert[0]], at_once, shape[2], shape[3], e));
     if (!(host = malloc((size_t)tensor_count(latents) * sizeof *host))) {
         rc = ERR(e, ERR_MEMORY, "no host memory for latents");
         goto out;
@@ -273,20 +288,18 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         }
         const prompt *text = r->cond[r->n_cond == 1 ? 0 : i];
         TRY(context_get(g, &slots[0], text, expert[i], e));
-        TRY(shot_run_pass(&shots, text, true, latents, &in, e));
         in.context = &slots[0].context;
-        TRY(dit_forward(d, work, &in, &cond, h, &at, e));
+        TRY(predict(&passes, d, text, true, latents, &in, &cond, h, &at, e));
         if (guidance != 1) {
             at.cond = false;
             TRY(context_get(g, &slots[1], r->uncond, expert[i], e));
-            TRY(shot_run_pass(&shots, text, false, latents, &in, e));
             in.context = &slots[1].context;
             bool skips = skip && i >= r->skip->begin && i < r->skip->end;
             in.skip_block = skips && r->skip->uncond ? skip : NULL;
-            TRY(dit_forward(d, work, &in, &uncond, h, &at, e));
+            TRY(predict(&passes, d, text, false, latents, &in, &uncond, h, &at, e));
             if (skips && !r->skip->uncond) {      /* of no branch that hooks know */
                 in.skip_block = skip;
-                TRY(dit_forward(d, work, &in, &away, NULL, NULL, e));
+                TRY(predict(&passes, d, text, false, latents, &in, &away, NULL, NULL, e));
                 TRY(op_axpby(&away, 1.0f, &cond, -1.0f, &away, e));
             }
             TRY(guide(r, &cond, &uncond, guidance, e));
@@ -296,7 +309,7 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
         } else if (r->latents_bf16) {
             TRY(bf16_round(&cond, e));
         }
-        TRY(check_finite(g, &cond, host, i, r->steps, expert[i], e));
+        TRY(check_finite(g, &cond, i, r->steps, expert[i], e));
         TRY(emit(h, at, HOOK_VELOCITY, &cond, e));
         if (r->latents_bf16)
             TRY(bf16_euler(latents, &cond, s.sigmas[i + 1] - s.sigmas[i], e));
@@ -312,8 +325,9 @@ int engine_run(engine *g, const run_params *r, const hooks *h, tensor *latents, 
 out:
     schedule_release(&s);
     solver_free(sol);
-    dit_work_free(work);
-    shot_run_end(&shots);
+    dit_work_free(passes.work);
+    shot_run_end(&passes.shots);
+    window_run_end(&passes.windows);
     free(skip);
     tensor_free(&away);
     tensor_free(&cond);
@@ -367,9 +381,19 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
         block += 4 * L * (keys - L) * D;
         calls = (r->steps + 1.0) / r->steps;
     }
+    double windows = 1;
+    if (!r->causal && r->windows && shape[1] > r->windows->length) {      /* the same a window, which attends to itself alone */
+        window_list list;
+        if ((rc = windows_make(&list, r->windows, (int)shape[1], e)))
+            return rc;
+        windows = list.n;
+        windows_release(&list);
+        L = L / (double)shape[1] * r->windows->length;
+        block = 2 * L * D * D * 4 + 4 * L * L * D + 2 * L * D * D * 2 + 2 * T * D * D * 2 + 4 * L * T * D + 4 * L * D * M;
+    }
     *out = (engine_cost){ 0 };
     int n_blocks = c->num_layers + (run_has_vace(g, r) ? c->n_vace_layers : 0);
-    out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * calls;
+    out->flops_step = (n_blocks * block + 2 * L * D * (c->in_dim * 4 + c->out_dim * 4)) * calls * windows;
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))

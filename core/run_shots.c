@@ -55,6 +55,14 @@ static int fit(const shot_run *x, const prompt *p, shot_spans *spans, err *e)
     return rc;
 }
 
+static void release_plans(shot_run *x)
+{
+    shot_plans_release(&x->plans);
+    for (int i = 0; x->of_window && i < x->windows->n; i++)
+        shot_plans_release(&x->of_window[i].plans);
+    x->of = NULL;
+}
+
 static int make_plans(shot_run *x, const prompt *p, err *e)
 {
     shot_spans spans = { 0 };
@@ -62,8 +70,7 @@ static int make_plans(shot_run *x, const prompt *p, err *e)
     int rc = 0;
     if (x->of == p)
         return 0;
-    shot_plans_release(&x->plans);
-    x->of = NULL;
+    release_plans(x);
     x->masked = true;
     if (x->unguided && x->s->lenient)      /* upstream clears the ranges of both passes at once (UTIL:256, PIPE:449-451) */
         rc = ERR(&why, ERR_CONFIG, "upstream forgets the captions when guidance is 1");
@@ -77,6 +84,9 @@ static int make_plans(shot_run *x, const prompt *p, err *e)
         return ERR(e, rc, "%s", why.text);
     }
     rc = shots_make_plans(&x->plans, x->shot, x->n_latent_frames, x->tokens_per_frame, x->masked ? &spans : NULL, x->text_len, e);
+    for (int i = 0; !rc && x->windows && i < x->windows->n; i++)
+        rc = shots_make_plans(&x->of_window[i].plans, x->of_window[i].shot, x->windows->items[i].n, x->tokens_per_frame, x->masked ? &spans : NULL,
+                              x->text_len, e);
     shot_spans_release(&spans);
     if (!rc)
         x->of = p;
@@ -104,7 +114,23 @@ static void tell(const shot_run *x)
     str_release(&starts);
 }
 
-int shot_run_begin(shot_run *x, engine *g, const run_params *r, const int64_t shape[4], err *e)
+/* The shots of each context window's frames. */
+static int slice_windows(shot_run *x, const window_list *windows, err *e)
+{
+    x->windows = windows;
+    if (!(x->of_window = calloc((size_t)windows->n, sizeof *x->of_window)))
+        return ERR(e, ERR_MEMORY, "no memory for the shots of %d context windows", windows->n);
+    for (int i = 0; i < windows->n; i++) {
+        const window *w = &windows->items[i];
+        if (!(x->of_window[i].shot = calloc((size_t)w->n, sizeof(int))))
+            return ERR(e, ERR_MEMORY, "no memory for the shots of %d context windows", windows->n);
+        for (int f = 0; f < w->n; f++)
+            x->of_window[i].shot[f] = x->shot[w->frames[f]];
+    }
+    return 0;
+}
+
+int shot_run_begin(shot_run *x, engine *g, const run_params *r, const int64_t shape[4], const window_list *windows, err *e)
 {
     int rc = 0;
     *x = (shot_run){ .s = r->shots, .text_len = g->dit_cfg.text_len, .n_latent_frames = (int)shape[1],
@@ -121,11 +147,13 @@ int shot_run_begin(shot_run *x, engine *g, const run_params *r, const int64_t sh
     for (int i = 0; i < r->n_guidance; i++)
         x->unguided &= r->guidance[i] == 1;
     x->n_shots = shots_of_latents(r->frames, x->s->cuts, x->s->n_cuts, x->shot, e);
+    if (windows && windows->n)
+        TRY(slice_windows(x, windows, e));
     for (int i = 0; i < r->n_cond; i++)
         if (!i || r->cond[i] != r->cond[i - 1])
             TRY(make_plans(x, r->cond[i], e));
     tell(x);
-    if (x->s->mask_channel != SHOT_MASK_NONE) {
+    if (x->s->mask_channel != SHOT_MASK_NONE && !x->windows) {
         int64_t plane = shape[2] * shape[3], n = shape[1] * plane;
         float *host = malloc((size_t)n * sizeof *host);
         TRY(TENSOR_NEW(&x->input, g->be, DT_F32, e, CHANNELS + 1, shape[1], shape[2], shape[3]));
@@ -143,8 +171,11 @@ out:
 
 void shot_run_end(shot_run *x)
 {
+    release_plans(x);
+    for (int i = 0; x->of_window && i < x->windows->n; i++)
+        free(x->of_window[i].shot);
+    free(x->of_window);
     free(x->shot);
-    shot_plans_release(&x->plans);
     tensor_free(&x->input);
     *x = (shot_run){ 0 };
 }
@@ -166,6 +197,25 @@ int shot_run_pass(shot_run *x, const prompt *p, bool cond, const tensor *latents
     }
 out:
     return rc;
+}
+
+int shot_run_window(shot_run *x, int i, const prompt *p, bool cond, dit_input *in, err *e)
+{
+    if (!x->s)
+        return 0;
+    int rc = make_plans(x, p, e);
+    if (rc)
+        return rc;
+    const struct shot_window *w = &x->of_window[i];
+    in->frame_shot = w->shot;
+    in->self_plan = x->s->sparse ? w->plans.sparse : (attn_plan){ 0 };
+    in->cross_plan = cond && x->masked ? w->plans.cross : (attn_plan){ 0 };
+    return 0;
+}
+
+float shot_run_channel(const shot_run *x, int i, int f)
+{
+    return shots_mask_value((shot_mask_kind)x->s->mask_channel, x->of_window[i].shot[f], x->n_shots);
 }
 
 double shot_run_pairs(const run_shots *s, int frames, int64_t latent_frames, int64_t tokens_per_frame)

@@ -13,15 +13,25 @@ typedef struct shot_run {
     bool masked;                     /* false: upstream's silent fallback */
     const prompt *of;                /* whose captions the plans are made of */
     shot_plans plans;
+    const window_list *windows;      /* NULL: none; else `of_window` has a plan for each, instead of `plans` */
+    struct shot_window {
+        int *shot;                   /* of each of its frames */
+        shot_plans plans;
+    } *of_window;
     tensor input;                    /* [17,F,H,W] where the checkpoint has the channel, else empty */
 } shot_run;
 
-/* Checks cuts, channel and the captions of every conditional prompt. */
-int shot_run_begin(shot_run *x, engine *g, const run_params *r, const int64_t shape[4], err *e);
+/* Checks cuts, channel and the captions of every conditional prompt. `windows` (may be NULL) is borrowed. */
+int shot_run_begin(shot_run *x, engine *g, const run_params *r, const int64_t shape[4], const window_list *windows, err *e);
 void shot_run_end(shot_run *x);
 
 /* Fills in plans and latents of one pass over `latents` [16,F,H,W] for a step's conditional prompt. */
 int shot_run_pass(shot_run *x, const prompt *p, bool cond, const tensor *latents, dit_input *in, err *e);
+
+/* The same for context window `i`, whose latents the caller has put in place. */
+int shot_run_window(shot_run *x, int i, const prompt *p, bool cond, dit_input *in, err *e);
+/* The value of the shot's channel in frame `f` of window `i`. */
+float shot_run_channel(const shot_run *x, int i, int f);
 
 /* Pairs (query, key) of self-attention in a video of these sizes: L * L without sparse attention. */
 double shot_run_pairs(const run_shots *s, int frames, int64_t latent_frames, int64_t tokens_per_frame);

@@ -219,6 +219,10 @@ void batch_checkpoints_json(str *out, const engine_info *info)
             jw_kstring(&w, "digest", info->loras[i].digest);
             jw_kdouble(&w, "multiplier", info->loras[i].multiplier);
             jw_kstring(&w, "expert", lora_expert_name(info->loras[i].expert));
+            if (info->loras[i].include)
+                jw_kstring(&w, "include", info->loras[i].include);
+            if (info->loras[i].exclude)
+                jw_kstring(&w, "exclude", info->loras[i].exclude);
             jw_end_object(&w);
         }
         jw_end_array(&w);

@@ -1,6 +1,7 @@
 /* `wanscope bench capture`: what watching costs: a forward that writes the attention to 16 text positions of every block into a
  * trace, against the same forward without. The observer does what experiments/capture.c does for a run. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "core/base/fs.h"
 #include "experiments/bench.h"
 #include "experiments/bench_models.h"
+#include "experiments/capture_queue.h"
 #include "experiments/config.h"
 #include "experiments/trace.h"
 
@@ -27,7 +29,7 @@ typedef struct watching {
     bench *b;
     bench_dit d;
     trace_writer *t, *writers[KINDS];    /* t: the one that is written now */
-    float *maps;
+    capture_queue *queue;
     int begin[WORDS + 1], columns[WORDS];
     int step, steps;
 } watching;
@@ -38,20 +40,69 @@ static bool wants(const hook_point *p, void *user)
     return p->kind == HOOK_CROSS_ATTN && p->cond;
 }
 
+static int store(void *user, const capture_record *r, const float *values, err *e)
+{
+    return trace_put_attention(((watching *)user)->t, r->row, r->slot, values, e);
+}
+
 static int show(const hook_point *p, const hook_data *d, void *user, err *e)
 {
     int rc = 0;
     watching *w = user;
     const attn_args *a = d->attn;
-    tensor probs = { 0 };
-    TRY(TENSOR_NEW(&probs, a->q->be, DT_F32, e, 1, WORDS, a->q->shape[0]));
+    capture_item *item = NULL;
+    tensor flat, probs;
+    int64_t tokens = a->q->shape[0];
+    TRY(capture_queue_take(w->queue, a->q->be, WORDS * tokens, &item, e));
+    item->is.row = w->step;
+    item->is.slot = p->layer;
+    TRY(capture_queue_staging(w->queue, a->q->be, WORDS * tokens, &flat, e));
+    probs = TENSOR_AS(&flat, 1, WORDS, tokens);
     attn_probs_args args = { .out = &probs, .q = a->q, .k = a->k, .n_heads = a->n_heads, .scale = a->scale, .plan = a->plan, .n_words = WORDS,
-                             .word_begin = w->begin, .columns = w->columns };
+                             .word_begin = w->begin, .columns = w->columns, .lse = a->lse };
     TRY(op_attn_probs(&args, e));
-    TRY(op_download_f32(w->maps, &probs, e));
-    TRY(trace_put_attention(w->t, w->step, p->layer, w->maps, e));
+    TRY(capture_queue_download(w->queue, item, 0, &flat, 0, WORDS * tokens, e));
+    rc = capture_queue_send(w->queue, item, e);
+    item = NULL;
 out:
-    tensor_free(&probs);
+    capture_queue_drop(w->queue, item);
+    return rc;
+}
+
+static int only_probs(void *user, err *e)
+{
+    return op_attn_probs(user, e);
+}
+
+/* The share of one block that is on the device: the probabilities of its columns, computed anew. */
+static int probs_row(watching *w, err *e)
+{
+    int rc = 0;
+    bench *b = w->b;
+    const dit_config *c = &b->model.dit;
+    double dim = c->dim, n = (double)b->tokens, *ms = malloc((size_t)b->repeat * sizeof *ms);
+    tensor q = { 0 }, k = { 0 }, out = { 0 };
+    bench_row row = BENCH_ROW_INIT;
+    if (!ms)
+        return ERR(e, ERR_MEMORY, "memory ran out");
+    TRY(bench_random(b, &q, b->prec->act, 2, (int64_t[]){ b->tokens, c->dim }, 1, 1, e));
+    TRY(bench_random(b, &k, b->prec->act, 2, (int64_t[]){ c->text_len, c->dim }, 2, 1, e));
+    TRY(TENSOR_NEW(&out, b->be, DT_F32, e, 1, WORDS, b->tokens));
+    attn_probs_args args = { .out = &out, .q = &q, .k = &k, .n_heads = c->num_heads, .scale = 1.0f / sqrtf((float)(c->dim / c->num_heads)),
+                             .n_words = WORDS, .word_begin = w->begin, .columns = w->columns };
+    TRY(bench_time(b, only_probs, &args, ms, e));
+    row.what = "capture";
+    row.item = "probs";
+    row.ops = 2 * n * c->text_len * dim;
+    row.bytes = (double)dtype_size(b->prec->act) * (n + c->text_len) * dim + 4.0 * WORDS * n;
+    str_addf(&row.shape, "q[%" PRId64 " %d] k[%d %d] columns %d", b->tokens, c->dim, c->text_len, c->dim, WORDS);
+    str_add(&row.note, "one block; without the copy to the host and the file");
+    rc = bench_put(b, &row, ms, b->repeat, e);
+out:
+    tensor_free(&q);
+    tensor_free(&k);
+    tensor_free(&out);
+    free(ms);
     return rc;
 }
 
@@ -62,6 +113,7 @@ static int with_capture(void *user, err *e)
     hook_point at = { .step = w->step, .n_steps = w->steps, .cond = true, .layer = -1, .module = "" };
     int rc = hooks_observe(&h, (hook_observer){ wants, show, w }, e);
     rc = rc ? rc : bench_dit_forward(&w->d, &h, &at, e);
+    rc = rc ? rc : capture_queue_drain(w->queue, e);      /* a run goes on with the next step meanwhile */
     rc = rc ? rc : trace_put_step(w->t, w->step, 1 - (double)w->step / w->steps, 1 - (double)(w->step + 1) / w->steps, 1000, 5, 0, e);
     return rc;
 }
@@ -137,7 +189,7 @@ int bench_capture(bench *b, err *e)
     bench_row row;
     size_t n = (size_t)b->repeat;
     double *ms[KINDS + 1] = { NULL }, *ratio = malloc(n * sizeof *ratio), unused;
-    bool memory = ratio && (w.maps = malloc(WORDS * (size_t)b->tokens * sizeof *w.maps));
+    bool memory = ratio && !capture_queue_new(&w.queue, store, &w, e);
     for (int i = 0; i <= KINDS; i++)
         memory &= (ms[i] = malloc(n * sizeof **ms)) != NULL;
     folder[0] = 0;
@@ -185,7 +237,9 @@ int bench_capture(bench *b, err *e)
                  bench_quantile(ratio, b->repeat, 1), how[k].type == TRACE_F16 ? "f16" : "f32", how[k].gzip, end);
         TRY(bench_put(b, &row, ms[k], b->repeat, e));
     }
+    rc = probs_row(&w, e);
 out:
+    capture_queue_free(w.queue);
     for (int k = 0; k < KINDS; k++) {
         trace_abort(w.writers[k]);
         free(ms[k]);
@@ -197,7 +251,6 @@ out:
     else if (folder[0])
         fs_remove_tree(folder, NULL);
     free(path);
-    free(w.maps);
     free(ratio);
     return rc;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "experiments/build_id.h"
+#include "experiments/capture_queue.h"
 #include "experiments/capture_shots.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
@@ -15,7 +16,7 @@ struct capture {
     const run_params *run;
     schedule s;
     int *expert;
-    float *host;                       /* one tensor of the latents' size */
+    capture_queue *queue;              /* everything that is stored goes through it, in the order of the run */
     bool latents, velocity, attention;
     int n_heads;                       /* of the model */
     int32_t *heads;                    /* chosen, or the single -1 */
@@ -24,10 +25,11 @@ struct capture {
     struct { int *begin, *columns; } *plans;      /* which text positions a word has: one for each prompt */
     int n_plans;
     str *journal;
-    float *maps;                       /* all heads (or the mean) x words x tokens */
     int64_t n_tokens;
     char *path;
 };
+
+static int store(void *user, const capture_record *r, const float *values, err *e);
 
 bool capture_wanted(const config *cfg)
 {
@@ -152,11 +154,9 @@ static int prepare_attention(capture *c, trace_spec *t, owned *o, const capture_
     c->n_chosen_heads = o->heads.n;
     o->heads.items = NULL;
     t->axes.heads = c->heads;
-    size_t rows = (size_t)(c->heads[0] < 0 ? 1 : c->n_heads) * (size_t)c->n_words;
-    c->maps = malloc(rows * (size_t)c->n_tokens * sizeof *c->maps);
     c->n_plans = s->by_prompt ? s->run->n_cond : 1;
     c->plans = calloc((size_t)c->n_plans, sizeof *c->plans);
-    if (!c->maps || !c->plans)
+    if (!c->plans)
         return ERR(e, ERR_MEMORY, "out of memory for attention maps of %d words", c->n_words);
     for (int p = 0; p < c->n_plans; p++) {
         const prompt_words *from = s->by_prompt ? &s->by_prompt[p] : s->words;
@@ -211,11 +211,10 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     c->attention = cfg->attention.enabled && s->words->n > 0;
     TRY(engine_latent_shape(s->g, s->run, shape, e));
     c->n_tokens = shape[1] * (shape[2] / 2) * (shape[3] / 2);
-    c->host = malloc((size_t)(shape[0] * shape[1] * shape[2] * shape[3]) * sizeof *c->host);
     c->expert = calloc((size_t)steps, sizeof *c->expert);
     words = calloc((size_t)s->words->n + 1, sizeof *words);
     device = device_text(s->info->device);
-    if (!c->host || !c->expert || !words || !device) {
+    if (!c->expert || !words || !device) {
         rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
         goto out;
     }
@@ -239,7 +238,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     char references[16];
     t.more = more;
     more[t.n_more++] = (trace_attribute){ "precision", s->info->precision };
-    if (s->run->vace_references > 0) {      /* the first latent frames of every row, which are dropped before decoding */
+    if (s->run->vace_references > 0 && !s->run->causal) {      /* the first latent frames of every row, which are dropped before decoding */
         snprintf(references, sizeof references, "%d", s->run->vace_references);
         more[t.n_more++] = (trace_attribute){ "reference_frames", references };
     }
@@ -291,6 +290,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
         TRY(capture_shots_describe(&shots, s, e));
         t.shots = &shots.t;
     }
+    TRY(capture_queue_new(&c->queue, store, c, e));
     TRY(trace_create(&c->t, path, &t, e));
     *out = c;
     c = NULL;
@@ -325,20 +325,21 @@ static bool wants(const hook_point *p, void *user)
     }
 }
 
-/* One piece of a trace: where it belongs, and its numbers. */
-typedef struct record {
-    int32_t kind, row, slot;           /* a hook_kind or RECORD_STEP; row, slot of a step, or step; slot of a layer */
-    int64_t first, frames, n;          /* frames -1: a whole row */
-} record;
+enum { RECORD_STEP = -1 };
 
-static int store(capture *c, const record *r, const float *values, err *e)
+/* Runs in the thread of the queue; from here on only that thread touches the trace and the journal until the queue is drained. */
+static int store(void *user, const capture_record *r, const float *values, err *e)
 {
+    capture *c = user;
     if (c->journal) {
         str_addn(c->journal, (const char *)r, sizeof *r);
         str_addn(c->journal, (const char *)values, (size_t)r->n * sizeof *values);
         if (c->journal->failed)
             return ERR(e, ERR_MEMORY, "%s: out of memory for what a block leaves", c->path);
     }
+    if (r->kind == RECORD_STEP)
+        return trace_put_step(c->t, r->row, c->s.sigmas[r->row], c->s.sigmas[r->row + 1], c->s.timesteps[r->row],
+                              c->run->guidance[c->run->n_guidance == 1 ? 0 : r->row], c->expert[r->row], e);
     if (r->kind == HOOK_LATENTS)
         return r->frames < 0 ? trace_put_latents(c->t, r->row, values, e) : trace_put_latents_part(c->t, r->row, r->first, r->frames, values, e);
     if (r->kind == HOOK_VELOCITY)
@@ -347,50 +348,47 @@ static int store(capture *c, const record *r, const float *values, err *e)
                          : trace_put_attention_part(c->t, r->row, r->slot, r->first, r->frames, values, e);
 }
 
-static record place(const capture *c, const hook_point *p, int row, int slot, int64_t frames, int64_t n)
+static capture_record place(const capture *c, const hook_point *p, int row, int slot, int64_t frames, int64_t n)
 {
-    return (record){ p->kind, row, slot, p->frame, c->run->causal ? frames : -1, n };
+    return (capture_record){ p->kind, row, slot, p->frame, c->run->causal ? frames : -1, n };
 }
 
-enum { RECORD_STEP = -1 };
-
-static int step_of(capture *c, int k, err *e)
+static int show_value(capture *c, const hook_point *p, int row, const tensor *value, err *e)
 {
-    const record r = { .kind = RECORD_STEP, .row = k };
-    if (c->journal) {
-        str_addn(c->journal, (const char *)&r, sizeof r);
-        if (c->journal->failed)
-            return ERR(e, ERR_MEMORY, "%s: out of memory for what a block leaves", c->path);
+    capture_item *item;
+    int64_t n = tensor_count(value);
+    int rc = capture_queue_take(c->queue, value->be, n, &item, e);
+    if (rc)
+        return rc;
+    item->is = place(c, p, row, 0, value->shape[1], n);
+    if ((rc = capture_queue_copy(c->queue, item, value, e))) {
+        capture_queue_drop(c->queue, item);
+        return rc;
     }
-    return trace_put_step(c->t, k, c->s.sigmas[k], c->s.sigmas[k + 1], c->s.timesteps[k], c->run->guidance[c->run->n_guidance == 1 ? 0 : k],
-                          c->expert[k], e);
+    return capture_queue_send(c->queue, item, e);
 }
 
 static int show_latents(capture *c, const hook_point *p, const hook_data *d, err *e)
 {
     int rc = 0;
     int row = c->latents ? trace_latent_row(c->t, p->step) : -1;
-    if (p->step > 0 && p->block == 0)      /* every block has the same steps */
-        rc = step_of(c, p->step - 1, e);
-    if (!rc && row >= 0 && !(rc = op_download_f32(c->host, d->value, e))) {
-        record r = place(c, p, row, 0, d->value->shape[1], tensor_count(d->value));
-        rc = store(c, &r, c->host, e);
+    if (p->step > 0 && p->block == 0) {      /* every block has the same steps */
+        capture_item *item;
+        TRY(capture_queue_take(c->queue, d->value->be, 0, &item, e));
+        item->is = (capture_record){ .kind = RECORD_STEP, .row = p->step - 1 };
+        TRY(capture_queue_send(c->queue, item, e));
     }
+    if (row >= 0)
+        rc = show_value(c, p, row, d->value, e);
+out:
     return rc;
-}
-
-static int show_velocity(capture *c, const hook_point *p, const hook_data *d, err *e)
-{
-    record r = place(c, p, trace_velocity_row(c->t, p->step), 0, d->value->shape[1], tensor_count(d->value));
-    int rc = op_download_f32(c->host, d->value, e);
-    return rc ? rc : store(c, &r, c->host, e);
 }
 
 static int show_attention(capture *c, const hook_point *p, const hook_data *d, err *e)
 {
     int rc = 0;
     const attn_args *a = d->attn;
-    tensor probs = { 0 };
+    capture_item *item = NULL;
     bool mean = c->heads[0] < 0;
     int64_t tokens = d->grid[0] * d->grid[1] * d->grid[2], map = (int64_t)c->n_words * tokens;
     int which = c->run->causal ? engine_clip_prompt_of(c->run, p->block) : 0;
@@ -399,23 +397,25 @@ static int show_attention(capture *c, const hook_point *p, const hook_data *d, e
                    a->q->shape[0], c->n_heads, c->n_tokens);
     int rows = mean ? 1 : c->n_heads;
     const int *begin = c->plans[which].begin;
+    TRY(capture_queue_take(c->queue, a->q->be, c->n_chosen_heads * map, &item, e));
+    item->is = place(c, p, trace_step_slot(c->t, p->step), trace_layer_slot(c->t, p->layer), d->grid[0], c->n_chosen_heads * map);
     if (begin[c->n_words]) {
-        TRY(TENSOR_NEW(&probs, a->q->be, DT_F32, e, rows, c->n_words, tokens));
+        tensor flat, probs;
+        TRY(capture_queue_staging(c->queue, a->q->be, rows * map, &flat, e));
+        probs = TENSOR_AS(&flat, rows, c->n_words, tokens);
         attn_probs_args args = { .out = &probs, .q = a->q, .k = a->k, .n_heads = a->n_heads, .scale = a->scale, .plan = a->plan,
-                                 .n_words = c->n_words, .word_begin = begin, .columns = c->plans[which].columns };
+                                 .n_words = c->n_words, .word_begin = begin, .columns = c->plans[which].columns, .lse = a->lse };
         TRY(op_attn_probs(&args, e));
-        TRY(op_download_f32(c->maps, &probs, e));
-    } else {
-        memset(c->maps, 0, (size_t)(rows * map) * sizeof *c->maps);      /* no word of the clip is in this prompt */
-    }
-    if (!mean)      /* the chosen heads move to the front; they rise, so nothing is overwritten before it is read */
         for (int i = 0; i < c->n_chosen_heads; i++)
-            if (c->heads[i] != i)
-                memmove(c->maps + i * map, c->maps + c->heads[i] * map, (size_t)map * sizeof *c->maps);
-    record r = place(c, p, trace_step_slot(c->t, p->step), trace_layer_slot(c->t, p->layer), d->grid[0], c->n_chosen_heads * map);
-    TRY(store(c, &r, c->maps, e));
+            TRY(capture_queue_download(c->queue, item, i * map, &flat, mean ? 0 : c->heads[i] * map, map, e));
+    } else {
+        memset(item->values, 0, (size_t)item->is.n * sizeof *item->values);      /* no word of the clip is in this prompt */
+    }
+    capture_item *done = item;
+    item = NULL;
+    TRY(capture_queue_send(c->queue, done, e));
 out:
-    tensor_free(&probs);
+    capture_queue_drop(c->queue, item);
     return rc;
 }
 
@@ -425,7 +425,7 @@ static int show(const hook_point *p, const hook_data *d, void *user, err *e)
     case HOOK_LATENTS:
         return show_latents(user, p, d, e);
     case HOOK_VELOCITY:
-        return show_velocity(user, p, d, e);
+        return show_value(user, p, trace_velocity_row(((capture *)user)->t, p->step), d->value, e);
     case HOOK_CROSS_ATTN:
         return show_attention(user, p, d, e);
     default:
@@ -443,13 +443,13 @@ void capture_journal(capture *c, str *journal)
 /* The same calls in the same order, so that the file is the same. */
 int capture_replay(capture *c, const void *journal, size_t bytes, err *e)
 {
-    int rc = 0;
+    int rc = capture_queue_drain(c->queue, e);
     str *to = c->journal;
     c->journal = NULL;
     const char *at = journal;
     float *values = NULL;
     while (!rc && bytes) {
-        record r;
+        capture_record r;
         if (bytes >= sizeof r)
             memcpy(&r, at, sizeof r);
         if (bytes < sizeof r || r.n < 0 || (uint64_t)r.n > (bytes - sizeof r) / sizeof *values) {
@@ -466,7 +466,7 @@ int capture_replay(capture *c, const void *journal, size_t bytes, err *e)
         if (r.kind == RECORD_STEP && (r.row < 0 || r.row >= c->run->steps))
             rc = ERR(e, ERR_FORMAT, "%s: what a block left for its trace has a step %d", c->path, (int)r.row);
         else
-            rc = r.kind == RECORD_STEP ? step_of(c, r.row, e) : store(c, &r, values, e);
+            rc = store(c, &r, values, e);
         at += sizeof r + (size_t)r.n * sizeof *values;
         bytes -= sizeof r + (size_t)r.n * sizeof *values;
     }
@@ -477,7 +477,8 @@ int capture_replay(capture *c, const void *journal, size_t bytes, err *e)
 
 int capture_flush(capture *c, err *e)
 {
-    return trace_flush(c->t, e);
+    int rc = capture_queue_drain(c->queue, e);
+    return rc ? rc : trace_flush(c->t, e);
 }
 
 int capture_observe(capture *c, hooks *h, err *e)
@@ -487,23 +488,26 @@ int capture_observe(capture *c, hooks *h, err *e)
 
 static void release(capture *c)
 {
+    capture_queue_free(c->queue);
     schedule_release(&c->s);
     free(c->expert);
-    free(c->host);
     free(c->heads);
     for (int i = 0; c->plans && i < c->n_plans; i++) {
         free(c->plans[i].begin);
         free(c->plans[i].columns);
     }
     free(c->plans);
-    free(c->maps);
     free(c->path);
     free(c);
 }
 
 int capture_commit(capture *c, err *e)
 {
-    int rc = trace_commit(c->t, e);
+    int rc = capture_queue_drain(c->queue, e);
+    if (rc)
+        trace_abort(c->t);
+    else
+        rc = trace_commit(c->t, e);
     c->t = NULL;
     release(c);
     return rc;
@@ -513,6 +517,8 @@ void capture_abort(capture *c)
 {
     if (!c)
         return;
+    capture_queue_free(c->queue);      /* before the trace it writes into */
+    c->queue = NULL;
     trace_abort(c->t);
     release(c);
 }

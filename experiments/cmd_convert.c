@@ -253,7 +253,7 @@ static int convert(work *w, err *e)
         w->loras[i] = (lora){ .file = w->files[i], .multiplier = o->multipliers[i] };
     }
     if (o->n_loras) {
-        TRY(lora_check(w->model, w->loras, o->n_loras, e));
+        TRY(lora_check(w->model, NULL, w->loras, o->n_loras, e));
         TRY(lora_merge_begin(&w->merge, w->loras, o->n_loras, e));
     }
     TRY(st_writer_new(&w->to, o->out, e));

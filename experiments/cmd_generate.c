@@ -38,6 +38,9 @@ static const char HELP[] =
     "  --lora-weight FILE...            adapters of the low-noise expert or the only model; --lora-weight-high FILE... those of\n"
     "                                   the high-noise one: for both, name a file in both\n"
     "  --lora-multiplier M...           one an adapter, in their order (1); --lora-multiplier-high M...\n"
+    "  --include-patterns RE...  --exclude-patterns RE...    one an adapter, '' for none: tensors of it that are merged (docs/lora.md);\n"
+    "                                   --include-patterns-high RE...  --exclude-patterns-high RE...\n"
+    "  --fp8-scaled                     the weights of the blocks rounded to 8 bits (docs/lora.md)\n"
     "  --task NAME                      t2v-1.3B, t2v-14B, t2v-A14B, longlive-1.3B: checked against the files\n"
     "  --device auto|cpu|cuda|cuda:N  --precision exact|bf16|fp8   --threads N\n"
     "  --blocks-to-swap N               transformer blocks kept in host memory and streamed; --max-device-memory 8GiB chooses it\n"
@@ -53,6 +56,8 @@ static const char HELP[] =
     "  --guidance-scale-low G           of the low-noise expert\n"
     "  --cfg-skip-mode M --cfg-apply-ratio R    leave guidance out of some steps (docs/config.md)\n"
     "  --slg-layers A,B --slg-mode original|uncond --slg-scale S --slg-start R --slg-end R    skip-layer guidance\n"
+    "  --use-context-windows            for videos longer than the model's length: --context-length N (81) --context-overlap N (30)\n"
+    "                                   --context-schedule NAME --context-fuse-method NAME --context-stride N --context-closed-loop\n"
     "  --flow-shift S | --shift S       (5; Wan A14B 12)\n"
     "  --sample-solver NAME | --solver NAME    unipc, dpm++, flowmatch, or a name of sampling.solver\n"
     "  --seed N                         (random; -1 too)\n"
@@ -100,8 +105,6 @@ static const char HELP[] =
 
 #define TEXT_ONLY "image-to-video and Fun-Control models are not in this build; --ref-image, --control-video and --mask-video condition a VACE model"
 #define MERGE "'wanscope convert IN OUT --lora FILE:0.8' writes a model with adapters merged"
-#define PATTERNS "this build merges whole adapters; 'wanscope inspect FILE --tensors' lists their modules"
-#define WINDOWS "this build denoises a video as a whole: ask for as many frames as the model was trained for"
 
 static const flag_spec FLAGS[] = {
     { "prompt", 1, NULL, NULL, NULL },
@@ -177,7 +180,7 @@ static const flag_spec FLAGS[] = {
     { "vae-dtype", 1, NULL, "ignored", NULL },
     { "dtype", 1, NULL, "ignored", NULL },
     { "fp8", 0, NULL, "ignored", NULL },
-    { "fp8-scaled", 0, NULL, "ignored", NULL },
+    { "fp8-scaled", 0, "model.fp8_scaled", "true", NULL },
     { "fp8-fast", 0, NULL, "ignored", NULL },
     { "fp8-t5", 0, NULL, "ignored", NULL },
     { "mixed-dtype", 0, NULL, "ignored", NULL },
@@ -221,10 +224,10 @@ static const flag_spec FLAGS[] = {
     { "clip", 1, NULL, NULL, TEXT_ONLY },
     { "latent-path", 1, NULL, NULL, "this build decodes the latents it has just made, not stored ones" },
     { "save-merged-model", 1, NULL, NULL, MERGE },
-    { "include-patterns", 1, NULL, NULL, PATTERNS },
-    { "exclude-patterns", 1, NULL, NULL, PATTERNS },
-    { "include-patterns-high", 1, NULL, NULL, PATTERNS },
-    { "exclude-patterns-high", 1, NULL, NULL, PATTERNS },
+    { "include-patterns", FLAG_LIST, NULL, NULL, NULL },
+    { "exclude-patterns", FLAG_LIST, NULL, NULL, NULL },
+    { "include-patterns-high", FLAG_LIST, NULL, NULL, NULL },
+    { "exclude-patterns-high", FLAG_LIST, NULL, NULL, NULL },
     { "cfg-skip-mode", 1, "sampling.cfg_skip_mode", NULL, NULL },
     { "cfg-apply-ratio", 1, "sampling.cfg_apply_ratio", NULL, NULL },
     { "slg-layers", 1, "sampling.slg_layers", NULL, NULL },
@@ -232,14 +235,14 @@ static const flag_spec FLAGS[] = {
     { "slg-start", 1, "sampling.slg_start", NULL, NULL },
     { "slg-end", 1, "sampling.slg_end", NULL, NULL },
     { "slg-mode", 1, "sampling.slg_mode", NULL, NULL },
-    { "use-context-windows", 0, NULL, NULL, WINDOWS },
-    { "context-length", 1, NULL, NULL, WINDOWS },
-    { "context-overlap", 1, NULL, NULL, WINDOWS },
-    { "context-schedule", 1, NULL, NULL, WINDOWS },
-    { "context-stride", 1, NULL, NULL, WINDOWS },
-    { "context-closed-loop", 0, NULL, NULL, WINDOWS },
-    { "context-fuse-method", 1, NULL, NULL, WINDOWS },
-    { "context-dim", 1, NULL, NULL, WINDOWS },
+    { "use-context-windows", 0, "sampling.context_windows", "true", NULL },
+    { "context-length", 1, "sampling.context_length", NULL, NULL },
+    { "context-overlap", 1, "sampling.context_overlap", NULL, NULL },
+    { "context-schedule", 1, "sampling.context_schedule", NULL, NULL },
+    { "context-stride", 1, "sampling.context_stride", NULL, NULL },
+    { "context-closed-loop", 0, "sampling.context_closed_loop", "true", NULL },
+    { "context-fuse-method", 1, "sampling.context_fuse_method", NULL, NULL },
+    { "context-dim", 1, NULL, "ignored", NULL },
     { "trim-tail-frames", 1, NULL, NULL, "this build keeps every frame: ask for fewer with --video-length" },
 };
 
@@ -426,11 +429,20 @@ static const char *list_value(const flags *f, const char *name, int at)
     return NULL;
 }
 
-/* "model.lora=[...]" from the four flags of H1111; NULL without any. */
+static void add_pattern(str *text, const char *key, const char *pattern)
+{
+    if (!pattern || !*pattern)
+        return;
+    str_addf(text, ", %s: ", key);
+    yml_quote(text, pattern);
+}
+
+/* "model.lora=[...]" from the eight flags of H1111; NULL without any. */
 static int lora_assignment(char **out, const flags *f, err *e)
 {
-    static const struct { const char *weight, *multiplier, *expert; } KINDS[] = {
-        { "lora-weight-high", "lora-multiplier-high", "high" }, { "lora-weight", "lora-multiplier", "low" },
+    static const struct { const char *weight, *multiplier, *expert, *include, *exclude; } KINDS[] = {
+        { "lora-weight-high", "lora-multiplier-high", "high", "include-patterns-high", "exclude-patterns-high" },
+        { "lora-weight", "lora-multiplier", "low", "include-patterns", "exclude-patterns" },
     };
     str text = STR_INIT;
     int total = 0;
@@ -448,12 +460,17 @@ static int lora_assignment(char **out, const flags *f, err *e)
             }
             str_addf(&text, "%s{path: ", total++ ? ", " : "model.lora=[");
             yml_quote(&text, file);
-            str_addf(&text, ", multiplier: %.17g, expert: %s}", v, KINDS[k].expert);
+            str_addf(&text, ", multiplier: %.17g, expert: %s", v, KINDS[k].expert);
+            add_pattern(&text, "include", list_value(f, KINDS[k].include, n));
+            add_pattern(&text, "exclude", list_value(f, KINDS[k].exclude, n));
+            str_addc(&text, '}');
         }
-        if (list_value(f, KINDS[k].multiplier, n)) {
-            str_release(&text);
-            return ERR(e, ERR_ARG, "--%s has more values than --%s has files (%d)", KINDS[k].multiplier, KINDS[k].weight, n);
-        }
+        const char *lists[] = { KINDS[k].multiplier, KINDS[k].include, KINDS[k].exclude };
+        for (int i = 0; i < 3; i++)
+            if (list_value(f, lists[i], n)) {
+                str_release(&text);
+                return ERR(e, ERR_ARG, "--%s has more values than --%s has files (%d)", lists[i], KINDS[k].weight, n);
+            }
     }
     if (!total)
         return 0;

@@ -8,10 +8,10 @@
 #include <string.h>
 
 #include "core/base/fs.h"
+#include "core/sample/windows.h"
 #include "experiments/config_internal.h"
 #include "experiments/template_internal.h"
 #include "experiments/timeline.h"
-#include "experiments/vace_inputs.h"
 
 typedef enum { FROM_DEFAULT, FROM_FILE, FROM_SET } source;
 
@@ -538,8 +538,8 @@ static int resolve_causal(config *c, const char *family, err *e)
         { c->shots.cut_frames.given, "shots.cut_frames", "it knows no shots; prompts change by latent frame, with prompts: [{at: 0, text: ...}, {at: 21, text: ...}]" },
         { int_ranges_last(&c->sampling.slg_layers) >= 0 || c->sampling.slg_layers.all, "sampling.slg_layers", "it takes no guidance" },
         { c->sampling.cfg_skip != CFG_SKIP_NONE, "sampling.cfg_skip_mode", "it takes no guidance" },
+        { c->sampling.context_windows, "sampling.context_windows", "it has a window of its own (causal.window)" },
         { c->sampling.latent_dtype != LATENT_F32, "sampling.latent_dtype", "bf16 are the roundings of another pipeline" },
-        { vace_inputs_given(c), "section vace", "it takes no VACE conditions here" },
     };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (others[i].given)
@@ -555,6 +555,20 @@ static int resolve_causal(config *c, const char *family, err *e)
         c->sampling.steps = n ? n : 4;
     if (n && n != c->sampling.steps)
         return ERR(e, ERR_CONFIG, "causal.timesteps has %d entries, sampling.steps is %lld; leave sampling.steps on auto", n, (long long)c->sampling.steps);
+    return 0;
+}
+
+static int check_windows(const config *c, err *e)
+{
+    int length = windows_latents((int)c->sampling.context_length), overlap = windows_overlap_latents((int)c->sampling.context_overlap);
+    if (!c->sampling.context_windows)
+        return 0;
+    if (overlap >= length && c->sampling.context_schedule != WINDOWS_BATCHED)
+        return ERR(e, ERR_CONFIG, "sampling.context_overlap is %lld frames (%d of latent time) and sampling.context_length %lld (%d): a window must be longer than "
+                   "what it shares with the next", (long long)c->sampling.context_overlap, overlap, (long long)c->sampling.context_length, length);
+    if (c->attention.enabled && (c->video.frames - 1) / 4 + 1 > length)
+        return ERR(e, ERR_CONFIG, "capture.attention.enabled and sampling.context_windows exclude each other for a video of %lld frames: attention is "
+                   "computed window by window, and there is no map of the whole; switch one of the two off", (long long)c->video.frames);
     return 0;
 }
 
@@ -585,7 +599,7 @@ int config_resolve(config *c, const char *family, err *e)
         c->sampling.boundary = 0.875;
     if (check_steps(c, what, sizeof what))
         return ERR(e, ERR_CONFIG, "%s", what);
-    return 0;
+    return check_windows(c, e);
 }
 
 /* Wan2.1/wan/configs/shared_config.py:19, the same in Wan2.2; used whenever the negative prompt is empty */

@@ -69,6 +69,7 @@ typedef struct lora_setting {
     char *path;
     double multiplier;
     int expert;                /* lora_expert of core/engine.h: both, high, low */
+    char *include, *exclude;   /* patterns of tensor names, or NULL */
 } lora_setting;
 
 typedef struct lora_list {
@@ -89,6 +90,7 @@ typedef struct config {
         bool clean_ftfy;
         lora_list lora;        /* adapters, in the order they are merged */
         char *vace;            /* VACE weights for this base */
+        bool fp8_scaled;       /* round the matrices of blocks to 8 bits when they are read */
     } model;
     struct {
         int64_t width, height; /* pixels, multiples of 16 */
@@ -113,6 +115,11 @@ typedef struct config {
         int_ranges slg_layers; /* blocks that skip-layer guidance leaves out; empty: none of it */
         double slg_scale, slg_start, slg_end;
         int slg_mode;          /* config_slg */
+        bool context_windows;  /* core/sample/windows.h; lengths in frames */
+        int64_t context_length, context_overlap, context_stride;
+        int context_schedule;  /* window_schedule */
+        bool context_closed_loop;
+        int context_fuse;      /* window_fuse */
     } sampling;
     struct {
         char *template;

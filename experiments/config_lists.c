@@ -13,8 +13,11 @@ static const char *const EXPERTS[] = { "both", "high", "low", NULL };      /* lo
 
 void lora_list_release(lora_list *l)
 {
-    for (int i = 0; i < l->n; i++)
+    for (int i = 0; i < l->n; i++) {
         free(l->items[i].path);
+        free(l->items[i].include);
+        free(l->items[i].exclude);
+    }
     free(l->items);
     *l = (lora_list){ 0 };
 }
@@ -25,7 +28,7 @@ static int add(lora_list *l, const char *path, size_t n, double multiplier, int 
     if (!more)
         return ERR_MEMORY;
     l->items = more;
-    l->items[l->n] = (lora_setting){ str_dupn(path, n), multiplier, expert };
+    l->items[l->n] = (lora_setting){ str_dupn(path, n), multiplier, expert, NULL, NULL };
     return l->items[l->n].path ? (l->n++, 0) : ERR_MEMORY;
 }
 
@@ -64,17 +67,32 @@ static int add_text(lora_list *l, const setting *s, const char *text, err *e)
     return add(l, text, n, multiplier, expert);
 }
 
+/* Copies a pattern of the map just added, if it has one. */
+static int add_pattern(char **out, const setting *s, const yml_node *v, const char *key, int at, err *e)
+{
+    if (!v)
+        return 0;
+    if (v->kind != YML_SCALAR || !v->text[0])
+        return ERR(e, ERR_CONFIG, "entry %d of %s: %s is %s, expected a regular expression on tensor names such as 'self_attn'", at, s->key, key,
+                   v->kind == YML_SCALAR ? "empty" : yml_kind_name(v));
+    return (*out = str_dup(v->text)) ? 0 : ERR_MEMORY;
+}
+
 static int add_map(lora_list *l, const setting *s, const yml_node *m, int at, err *e)
 {
-    static const char *const KEYS[] = { "path", "multiplier", "expert" };
+    static const char *const KEYS[] = { "path", "multiplier", "expert", "include", "exclude" };
+    enum { N_KEYS = sizeof KEYS / sizeof *KEYS };
     const yml_node *path = yml_get(m, "path"), *multiplier = yml_get(m, "multiplier"), *expert = yml_get(m, "expert");
     double v = 1;
     int x = 0;
     for (int k = 0; k < m->n; k++) {
-        const char *key = m->keys[k]->text, *near = str_nearest(key, KEYS, 3);
-        if (strcmp(key, "path") && strcmp(key, "multiplier") && strcmp(key, "expert"))
-            return ERR(e, ERR_CONFIG, "entry %d of %s has an unknown key '%.60s' (line %d)%s%s%s; path, multiplier and expert are known", at, s->key, key,
-                       m->keys[k]->line, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+        const char *key = m->keys[k]->text, *near = str_nearest(key, KEYS, N_KEYS);
+        bool known = false;
+        for (int i = 0; i < N_KEYS; i++)
+            known |= strcmp(key, KEYS[i]) == 0;
+        if (!known)
+            return ERR(e, ERR_CONFIG, "entry %d of %s has an unknown key '%.60s' (line %d)%s%s%s; path, multiplier, expert, include and exclude are known", at,
+                       s->key, key, m->keys[k]->line, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
     if (!path || path->kind != YML_SCALAR || !path->text[0])
         return ERR(e, ERR_CONFIG, "entry %d of %s (line %d) has no path, expected {path: FILE, multiplier: 1, expert: both}", at, s->key, m->line);
@@ -84,7 +102,9 @@ static int add_map(lora_list *l, const setting *s, const yml_node *m, int at, er
     if (expert && (expert->kind != YML_SCALAR || (x = expert_of(expert->text)) < 0))
         return ERR(e, ERR_CONFIG, "entry %d of %s: expert is '%.60s', expected both, high or low", at, s->key,
                    expert->kind == YML_SCALAR ? expert->text : yml_kind_name(expert));
-    return add(l, path->text, strlen(path->text), v == 0 ? 0 : v, x);
+    int rc = add(l, path->text, strlen(path->text), v == 0 ? 0 : v, x);
+    rc = rc ? rc : add_pattern(&l->items[l->n - 1].include, s, yml_get(m, "include"), "include", at, e);
+    return rc ? rc : add_pattern(&l->items[l->n - 1].exclude, s, yml_get(m, "exclude"), "exclude", at, e);
 }
 
 int setting_put_loras(lora_list *field, const setting *s, const yml_node *v, err *e)
@@ -121,7 +141,14 @@ void setting_print_loras(const lora_list *l, str *out)
         yml_quote(out, l->items[i].path);
         str_add(out, ", multiplier: ");
         print_double(out, l->items[i].multiplier);
-        str_addf(out, ", expert: %s}", EXPERTS[l->items[i].expert]);
+        str_addf(out, ", expert: %s", EXPERTS[l->items[i].expert]);
+        const char *patterns[][2] = { { "include", l->items[i].include }, { "exclude", l->items[i].exclude } };
+        for (int k = 0; k < 2; k++)
+            if (patterns[k][1]) {
+                str_addf(out, ", %s: ", patterns[k][0]);
+                yml_quote(out, patterns[k][1]);
+            }
+        str_addc(out, '}');
     }
     str_addc(out, ']');
 }

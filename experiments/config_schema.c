@@ -17,6 +17,8 @@ static const char *const GUIDANCES[] = { "linear", "step", "cosine", NULL };
 static const char *const PROMPTS[] = { "slerp", "lerp", "step", NULL };
 static const char *const CFG_SKIPS[] = { "none", "early", "late", "early_late", "middle", "alternate", NULL };
 static const char *const SLG_MODES[] = { "original", "uncond", NULL };
+static const char *const WINDOW_SCHEDULES[] = { "standard_static", "standard_uniform", "looped_uniform", "batched", NULL };
+static const char *const WINDOW_FUSES[] = { "pyramid", "flat", "overlap-linear", "relative", NULL };
 static const char *const SPARSES[] = { "auto", "false", "true", NULL };
 static const char *const SHOT_CHANNELS[] = { "none", "id", "normalized", "alternating", NULL };
 static const char *const SPANS[] = { "cleaned", "raw", NULL };
@@ -77,7 +79,9 @@ const setting SETTINGS[] = {
 
     LATER("model.lora", SETTING_LORAS, model.lora, 0, 0, 0, 0, NULL, "[]",
           "adapters merged into the weights, e.g. [{path: style.safetensors, multiplier: 0.8, expert: both}]; with two experts, expert "
-          "high or low takes one"),
+          "high or low takes one; include and exclude choose tensors by a regular expression: lora.md"),
+    LATER("model.fp8_scaled", SETTING_BOOL, model.fp8_scaled, 0, 0, 0, 0, NULL, "false",
+          "round the matrices of the blocks to 8-bit floats with a scale each, as 'wanscope convert --fp8-scaled' would"),
     LATER("model.vace", SETTING_PATH, model.vace, 0, 0, 0, 0, NULL, "",
           "VACE weights for this base: the release, or a file with only its vace_* tensors; not needed where model.path is the release"),
 
@@ -124,6 +128,19 @@ const setting SETTINGS[] = {
     DOUBLE("sampling.slg_end", sampling.slg_end, 0, 1, 0, "0.3", "step before which it ends, as a share of the steps"),
     ENUM("sampling.slg_mode", sampling.slg_mode, SLG_MODES, "original",
          "original: a third model call a step; uncond: the unconditional call itself leaves the blocks out"),
+    LATER("sampling.context_windows", SETTING_BOOL, sampling.context_windows, 0, 0, 0, 0, NULL, "false",
+          "compute each step on overlapping stretches of the video and average: for videos longer than the model's length"),
+    LATER("sampling.context_length", SETTING_INT, sampling.context_length, 1, 100001, 0, 0, NULL, "81",
+          "frames of a window; videos up to that length are computed as a whole"),
+    LATER("sampling.context_overlap", SETTING_INT, sampling.context_overlap, 0, 100001, 0, 0, NULL, "30", "frames that neighbouring windows share"),
+    LATER("sampling.context_schedule", SETTING_ENUM, sampling.context_schedule, 0, 0, 0, 0, WINDOW_SCHEDULES, "standard_static",
+          "where windows lie: evenly with the last one at the end; the same at several spacings; running over the end; one behind the other without overlap"),
+    LATER("sampling.context_stride", SETTING_INT, sampling.context_stride, 1, 32, 0, 0, NULL, "1",
+          "uniform schedules: at so many spacings (1, 2, 4 ...) of the frames of a window"),
+    LATER("sampling.context_closed_loop", SETTING_BOOL, sampling.context_closed_loop, 0, 0, 0, 0, NULL, "false",
+          "uniform schedules: windows begin up to the last frame"),
+    LATER("sampling.context_fuse_method", SETTING_ENUM, sampling.context_fuse, 0, 0, 0, 0, WINDOW_FUSES, "pyramid",
+          "weights where windows overlap: most in the middle, equal, ramps over the overlap, or a running average by nearness to the middle"),
 
     TEXT("prompt.template", prompt.template, "", "the prompt, with alternatives and marks: templates.md"),
     { "prompt.template_file", SETTING_PATH, AT(prompt.template_file), 0, 0, 0, 0, NULL, ONLY_READ, "",

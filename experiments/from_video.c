@@ -125,6 +125,22 @@ static void add_lists(list *l, const json *from)
     str_release(&s);
 }
 
+static void add_computing(list *l, const json *from)
+{
+    if (json_bool(json_get(from, "fp8_scaled"), false))
+        add(l, str_dup("model.fp8_scaled=true"));
+    const json *w = json_get(from, "context_windows");
+    if (!w)
+        return;
+    add(l, str_dup("sampling.context_windows=true"));
+    add(l, str_format("sampling.context_length=%.17g", json_get_number(w, "length", 81)));
+    add(l, str_format("sampling.context_overlap=%.17g", json_get_number(w, "overlap", 30)));
+    add(l, str_format("sampling.context_stride=%.17g", json_get_number(w, "stride", 1)));
+    add(l, str_format("sampling.context_schedule=%s", json_get_string(w, "schedule", "standard_static")));
+    add(l, str_format("sampling.context_closed_loop=%s", json_bool(json_get(w, "closed_loop"), false) ? "true" : "false"));
+    add(l, str_format("sampling.context_fuse_method=%s", json_get_string(w, "fuse_method", "pyramid")));
+}
+
 static void add_causal(list *l, const json *from)
 {
     static const char *const KEYS[] = { "global_sink", "warp", "hard_cut" };
@@ -178,6 +194,7 @@ int from_video_sets(char ***sets, int *n, const json *parameters, const char *pa
     add_texts(&l, parameters);
     add_numbers(&l, parameters);
     add_lists(&l, parameters);
+    add_computing(&l, parameters);
     add_causal(&l, parameters);
     add_vace(&l, json_get(parameters, "vace"));
     *sets = l.items;

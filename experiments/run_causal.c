@@ -449,6 +449,8 @@ int runner_run_causal(runner *r, const variation *v, int64_t seed, const run_fil
     s.decodes = frame_sink_wanted(files);
     s.p.seed = (uint64_t)seed;
     TRY(encode(&c, r, v, e));
+    TRY(runner_need_condition(r, e));
+    s.p.vace = r->condition;
     s.p.cond = c.prompts;
     s.p.n_cond = c.t.n;
     s.p.prompt_at = c.t.at;

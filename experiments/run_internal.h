@@ -18,6 +18,7 @@ struct runner {
     run_shots shots;                   /* in params when there are cuts */
     int *cuts;
     run_skip skip;
+    run_windows windows;
     int *skip_layers;
     bool uses_negative;
     double *vace_scale;                /* one a step */
@@ -57,6 +58,7 @@ void frame_sink_abort(frame_sink *s);
 /* ---- pieces of a run ---- */
 
 double runner_now(void);
+int runner_need_condition(runner *r, err *e);      /* reads and encodes what conditions the videos, once for all runs */
 void runner_average(double *mean, double fresh);
 /* Progress: `done` of the run's steps. */
 void runner_tell(runner *r, int64_t done, const char *phase);

@@ -130,6 +130,18 @@ static int fill_skip(runner *r, int steps, err *e)
     return 0;
 }
 
+static void fill_windows(runner *r)
+{
+    const config *c = r->cfg;
+    r->windows = (run_windows){ .length = windows_latents((int)c->sampling.context_length), .schedule = (window_schedule)c->sampling.context_schedule,
+                                .stride = (int)c->sampling.context_stride, .closed_loop = c->sampling.context_closed_loop,
+                                .fuse = (window_fuse)c->sampling.context_fuse };
+    if (r->windows.schedule != WINDOWS_BATCHED)
+        r->windows.overlap = windows_overlap_latents((int)c->sampling.context_overlap);
+    if (c->sampling.context_windows && !r->info.causal)
+        r->params.windows = &r->windows;
+}
+
 /* Section vace, as far as it can be checked before any weights or pictures are read. */
 static int fill_vace(runner *r, err *e)
 {
@@ -183,7 +195,7 @@ int runner_prepare(runner *r, err *e)
 }
 
 /* Encoded once for all runs. */
-static int need_condition(runner *r, err *e)
+int runner_need_condition(runner *r, err *e)
 {
     if (!r->conditioned || r->condition)
         return 0;
@@ -234,6 +246,7 @@ static int fill_params(runner *r, err *e)
         r->uses_negative |= r->guidance[k] != 1;
     }
     TRY(fill_skip(r, steps, e));
+    fill_windows(r);
     int64_t shape[4];
     TRY(fill_vace(r, e));
     TRY(engine_latent_shape(r->g, &r->params, shape, e));
@@ -251,7 +264,8 @@ static int list_loras(const config *cfg, engine_lora **out, err *e)
     if (!(*out = calloc((size_t)l->n + 1, sizeof **out)))
         return ERR(e, ERR_MEMORY, "out of memory for %d adapters", l->n);
     for (int i = 0; i < l->n; i++)
-        (*out)[i] = (engine_lora){ .path = l->items[i].path, .multiplier = l->items[i].multiplier, .expert = (lora_expert)l->items[i].expert };
+        (*out)[i] = (engine_lora){ .path = l->items[i].path, .multiplier = l->items[i].multiplier, .expert = (lora_expert)l->items[i].expert,
+                                  .include = l->items[i].include, .exclude = l->items[i].exclude };
     return 0;
 }
 
@@ -270,6 +284,7 @@ int runner_open(runner **out, config *cfg, err *e)
     o.loras = loras;
     o.n_loras = cfg->model.lora.n;
     o.vace = cfg->model.vace;
+    o.fp8_scaled = cfg->model.fp8_scaled;
     o.model = cfg->model.path;
     o.dit = cfg->model.dit;
     o.dit_low = cfg->model.dit_low;
@@ -516,6 +531,8 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
     }
     if (r->params.latents_bf16)
         jw_kstring(&w, "latent_dtype", "bf16");
+    if (c->model.fp8_scaled)
+        jw_kbool(&w, "fp8_scaled", true);
     jw_kstring(&w, "solver", r->info.causal ? "few_step" : solver_name(r->params.solver));
     jw_kint(&w, "steps", c->sampling.steps);
     jw_kdouble(&w, "shift", c->sampling.shift);
@@ -537,6 +554,17 @@ int runner_parameters_json(runner *r, const variation *v, int64_t seed, str *out
         jw_kdouble(&w, "slg_start", c->sampling.slg_start);
         jw_kdouble(&w, "slg_end", c->sampling.slg_end);
         jw_kstring(&w, "slg_mode", config_enum_name("sampling.slg_mode", c->sampling.slg_mode));
+    }
+    if (r->params.windows) {
+        jw_key(&w, "context_windows");
+        jw_object(&w);
+        jw_kint(&w, "length", c->sampling.context_length);
+        jw_kint(&w, "overlap", c->sampling.context_overlap);
+        jw_kstring(&w, "schedule", config_enum_name("sampling.context_schedule", c->sampling.context_schedule));
+        jw_kint(&w, "stride", c->sampling.context_stride);
+        jw_kbool(&w, "closed_loop", c->sampling.context_closed_loop);
+        jw_kstring(&w, "fuse_method", config_enum_name("sampling.context_fuse_method", c->sampling.context_fuse));
+        jw_end_object(&w);
     }
     if (r->info.causal) {
         const causal_options *o = &r->causal;
@@ -702,7 +730,7 @@ int runner_run(runner *r, const variation *v, int64_t seed, const run_files *fil
     TRY(interrupt_check(e));
     if (r->uses_negative)
         TRY(prompts_negative(r->texts, &p.uncond, e));
-    TRY(need_condition(r, e));
+    TRY(runner_need_condition(r, e));
     TRY(interrupt_check(e));
     p.vace = r->condition;
     p.cond = texts.cond;

@@ -335,7 +335,6 @@ static int put_part(trace_writer *t, array *a, int row, int64_t first, int64_t f
         return ERR(e, ERR_INTERNAL, "%s: frames %lld to %lld of row %d of %s are no block of it", t->path, (long long)first, (long long)(first + frames), row,
                    a->name);
     int64_t n = a->row_count / all * frames;
-    hsize_t flat[1] = { (hsize_t)n };
     if (row < 0 || row >= a->n_rows || a->put[row] != first)
         return ERR(e, ERR_INTERNAL, "%s: row %d of %s %s", t->path, row, a->name,
                    row < 0 || row >= a->n_rows ? "does not exist" : "was put before");
@@ -357,7 +356,8 @@ static int put_part(trace_writer *t, array *a, int row, int64_t first, int64_t f
     }
     start[a->frame_axis] = (hsize_t)first;
     count[a->frame_axis] = (hsize_t)frames;
-    hid_t file_space = H5Dget_space(a->set), mem_space = H5Screate_simple(1, flat, NULL);
+    /* of the selection's rank and shape: HDF5 goes element by element where the two differ */
+    hid_t file_space = H5Dget_space(a->set), mem_space = H5Screate_simple(a->rank, count, NULL);
     bool ok = file_space >= 0 && mem_space >= 0 &&
               H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
               H5Dwrite(a->set, a->mem_type, mem_space, file_space, H5P_DEFAULT, data) >= 0;

@@ -30,6 +30,11 @@ for t in "$BUILD"/unit/test_ops*; do
     [ -x "$t" ] && [ ! -d "$t" ] && ops="$ops $t"
 done
 
+if [ -z "$ops" ]; then
+    echo "the op tests are skipped, and the sanitizers with them: cmocka was not found (make setup)"
+    tools= skipped=$((skipped + 1))
+fi
+
 # the slow ones run beside the others, one process a tool and program
 for tool in $tools; do
     for t in $ops; do
@@ -41,10 +46,12 @@ done
 for t in $ops; do
     timeout 120 "$t" >"$TMP/out" 2>&1
     rc=$?
-    good=$(grep -c '^ok ' "$TMP/out") bad=$(grep -c '^not ok ' "$TMP/out")
+    skip=$(grep -c '# SKIP' "$TMP/out")            # cmocka writes "not ok N # SKIP"
+    good=$(grep '^ok ' "$TMP/out" | grep -vc '# SKIP') bad=$(grep '^not ok ' "$TMP/out" | grep -vc '# SKIP')
+    skipped=$((skipped + skip))
     [ $rc -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
     [ $((good + bad)) -gt 0 ] || bad=1
-    line "$(basename "$t")" "$good" "$bad" "$([ $rc -eq 0 ] || echo "status $rc")"
+    line "$(basename "$t")" "$good" "$bad" "$([ $rc -eq 0 ] || echo "status $rc")$([ "$skip" -eq 0 ] || echo "$skip skipped")"
     [ "$bad" -eq 0 ] || grep -v '^ok' "$TMP/out" | head -20
 done
 
@@ -57,8 +64,8 @@ for precision in exact bf16 fp8; do
         [ $rc -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
         line "golden-check $(basename "$d") $precision" "$good" "$bad"
         if [ "$bad" -gt 0 ]; then grep -A1 'FAIL$' "$TMP/out" | head -12; [ $rc -le 1 ] || tail -1 "$TMP/out"; fi
-        # the errors of a rounding precision are of interest themselves: the largest of each stage
-        [ $precision = exact ] || awk '/ rel / { s = $1; sub(/[.0-9].*/, "", s); for (i = 2; i < NF; i++) if ($i == "rel" && $(i + 1) + 0 >= m[s] + 0) m[s] = $(i + 1) }
+        # the errors of a rounding precision are of interest themselves: the largest of each stage, as a share of its norm
+        [ $precision = exact ] || awk '/ norm / { s = $1; sub(/[.].*/, "", s); for (i = 2; i < NF; i++) if ($i == "norm" && $(i + 1) + 0 >= m[s] + 0) m[s] = $(i + 1) }
             END { for (s in m) printf "           %-20s largest error %s\n", s, m[s] }' "$TMP/out" | sort
     done
 done
@@ -92,6 +99,11 @@ for tool in $tools; do
         n=$tool.$(basename "$t")
         rc=$(cat "$TMP/$n.rc")
         summary=$(grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$TMP/$n.log" | tail -1 | sed 's/^=* *//')
+        # racecheck does not know all the ways in which cuBLAS's own kernels (nvjet_*) wait for their copies; ours are held to none
+        if [ "$tool" = racecheck ] && [ "$rc" -eq 99 ] && grep -q '^=* Error: Race reported .* nvjet_' "$TMP/$n.log" &&
+            ! grep -E '^=* (Error|Warning):' "$TMP/$n.log" | grep -qv ' at nvjet_' && ! grep '^not ok' "$TMP/$n.log" | grep -qv '# SKIP'; then
+            rc=0 summary="$summary, none in our kernels (cuBLAS: nvjet_*)"
+        fi
         if [ "$rc" -eq 0 ] && [ -n "$summary" ]; then
             line "$tool $(basename "$t")" 1 0 "$summary"
         else

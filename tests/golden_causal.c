@@ -57,7 +57,7 @@ static int parts_open(golden *g, causal_parts *m, const char *dir, const json *c
     if (!rc) {
         cfg.num_heads = (int)json_get_int(c, "num_heads", cfg.num_heads);
         cfg.text_len = (int)json_get_int(c, "text_len", cfg.text_len);
-        lora a = { m->adapter, json_get_number(l, "alpha", 0), 1 };
+        lora a = { m->adapter, json_get_number(l, "alpha", 0), 1, NULL, NULL };
         rc = dit_open_lora(&m->d, g->be, m->file, &cfg, g->prec, &a, with_lora ? 1 : 0, e);
     }
     if (!rc)

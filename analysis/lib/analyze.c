@@ -10,6 +10,7 @@
 #include "analysis/lib/output.h"
 #include "analysis/lib/pca.h"
 #include "analysis/lib/plots.h"
+#include "analysis/lib/shots.h"
 #include "analysis/lib/sweep.h"
 #include "analysis/lib/trajectory.h"
 #include "analysis/lib/volume.h"
@@ -25,11 +26,13 @@ typedef struct job {
     output *o;
     const char *batch_dir;
     int64_t rank, loadings;
+    bool by_shot;
 } job;
 
 static int do_trajectory(const job *j, err *e)
 {
-    return trajectory_report(j->s, j->o, j->batch_dir, e);
+    int rc = trajectory_report(j->s, j->o, j->batch_dir, e);
+    return rc || !j->by_shot ? rc : shots_report(j->s, j->o, j->batch_dir, e);
 }
 
 static int do_volume(const job *j, err *e)
@@ -70,6 +73,7 @@ static void print_help(FILE *to)
             "  --out D            where results go; default <batch>/analysis\n"
             "  --format F         csv, json or both; default both\n"
             "  --plots P          svg, png or none; default %s\n"
+            "  --by shot          trajectory: also each shot of multi-shot videos by itself, and how alike shots are\n"
             "  --rank R           eigenvalues in log-volumes; default: what all variations support\n"
             "  --bootstrap N      resamples of the intervals, 100 to 1000000; default 2000\n"
             "  --seed S           of resampling and subsampling; default 0\n"
@@ -160,18 +164,19 @@ static int analyze(const char *command, const char *batch_dir, const char *out_d
 
 int analyze_program(int argc, char **argv)
 {
+    static const char *const groupings[] = { "video", "shot" };
     static const char *const formats[] = { "both", "csv", "json" }, *const plot_names[] = { "none", "svg", "png" };
     const char *batch_dir = NULL, *out = NULL, *format = NULL, *plots = NULL, *rank = NULL, *bootstrap = NULL,
-               *seed = NULL, *max_rows = NULL, *loadings = NULL;
+               *seed = NULL, *max_rows = NULL, *loadings = NULL, *by = NULL;
     bool help = false, version = false;
     const option_def defs[] = {
         { "batch-dir", &batch_dir, NULL }, { "out", &out, NULL },           { "format", &format, NULL },
         { "plots", &plots, NULL },         { "rank", &rank, NULL },         { "bootstrap", &bootstrap, NULL },
         { "seed", &seed, NULL },           { "max-rows", &max_rows, NULL }, { "loadings", &loadings, NULL },
-        { "help", NULL, &help },           { "version", NULL, &version },
+        { "help", NULL, &help },           { "version", NULL, &version },   { "by", &by, NULL },
     };
     err e = { 0 };
-    int command = -1, n_defs = (int)(sizeof defs / sizeof *defs), format_index = 0,
+    int command = -1, grouping = 0, n_defs = (int)(sizeof defs / sizeof *defs), format_index = 0,
         plot_index = plots_available() ? PLOTS_SVG : PLOTS_NONE;
     int64_t seed_value = 0;
     output o = { .resamples = 2000 };
@@ -203,7 +208,7 @@ int analyze_program(int argc, char **argv)
         return usage_error("--batch-dir is missing. See --help.");
     if (options_word(&format_index, format, "format", formats, 3, &e) ||
         options_word(&plot_index, plots, "plots", plot_names, 3, &e) ||
-        options_int(&j.rank, rank, "rank", 1, 1000000, &e) ||
+        options_word(&grouping, by, "by", groupings, 2, &e) || options_int(&j.rank, rank, "rank", 1, 1000000, &e) ||
         options_int(&o.resamples, bootstrap, "bootstrap", 100, 1000000, &e) ||
         options_int(&seed_value, seed, "seed", 0, INT64_MAX, &e) ||
         options_int(&so.max_rows, max_rows, "max-rows", 2, 40000, &e) ||
@@ -212,6 +217,9 @@ int analyze_program(int argc, char **argv)
     if (plot_index != PLOTS_NONE && !plots_available())
         return usage_error("this build has no cairo and draws no plots; build again with libcairo2-dev installed, or "
                            "give --plots none.");
+    if (grouping && command > 0)
+        return usage_error("--by shot is for trajectory and all: volume and pca are of whole videos.");
+    j.by_shot = grouping;
     o.seed = (uint64_t)seed_value;
     o.csv = format_index != 2;
     o.json = format_index != 1;

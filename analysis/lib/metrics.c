@@ -118,10 +118,16 @@ static void interval_csv(str *s, const stats_interval *v)
     csv_text(s, stats_ci_name(v->method));
 }
 
+/* A table by shot says which, from 0, behind the seed or the slug. */
+static bool by_shot(const metrics *m)
+{
+    return m->s->n_groups > 0 && m->s->groups[0].shot > 0;
+}
+
 static int write_runs(const metrics *m, output *o, const char *name, err *e)
 {
     str s = STR_INIT;
-    str_add(&s, "run,variation,slug,seed");
+    str_addf(&s, "run,variation,slug,seed%s", by_shot(m) ? ",shot" : "");
     for (int64_t k = 0; k < m->n_defs; k++)
         str_addf(&s, ",%s", m->defs[k].name);
     csv_end(&s);
@@ -132,6 +138,8 @@ static int write_runs(const metrics *m, output *o, const char *name, err *e)
         csv_int(&s, v->number);
         csv_text(&s, v->slug);
         csv_int(&s, r->run->seed);
+        if (by_shot(m))
+            csv_int(&s, m->s->groups[r->group].shot - 1);
         for (int64_t k = 0; k < m->n_defs; k++)
             csv_number(&s, m->value[i * m->n_defs + k]);
         csv_end(&s);
@@ -142,12 +150,14 @@ static int write_runs(const metrics *m, output *o, const char *name, err *e)
 static int write_summary(const metrics *m, output *o, const char *name, err *e)
 {
     str s = STR_INIT;
-    str_add(&s, "variation,slug,metric,unit,n,mean,sd,ci_low,ci_high,ci_method,min,max\n");
+    str_addf(&s, "variation,slug,%smetric,unit,n,mean,sd,ci_low,ci_high,ci_method,min,max\n", by_shot(m) ? "shot," : "");
     for (int64_t g = 0; g < m->s->n_groups; g++)
         for (int64_t k = 0; k < m->n_defs; k++) {
             const stats_interval *v = &m->group[g * m->n_defs + k];
             csv_int(&s, m->s->groups[g].variation->number);
             csv_text(&s, m->s->groups[g].variation->slug);
+            if (by_shot(m))
+                csv_int(&s, m->s->groups[g].shot - 1);
             csv_text(&s, m->defs[k].name);
             csv_text(&s, m->defs[k].unit);
             interval_csv(&s, v);
@@ -161,16 +171,17 @@ static int write_summary(const metrics *m, output *o, const char *name, err *e)
 static int write_pairs(const metrics *m, output *o, const char *name, err *e)
 {
     str s = STR_INIT;
-    str_add(&s, "variation_a,slug_a,variation_b,slug_b,metric,unit,n,mean_a_minus_b,sd,ci_low,ci_high,ci_method,dz,p,p_"
-                "min,p_holm,"
-                "p_method\n");
+    str_addf(&s, "variation_a,slug_a,%svariation_b,slug_b,%smetric,unit,n,mean_a_minus_b,sd,ci_low,ci_high,ci_method,dz,p,p_min,p_holm,p_method\n",
+             by_shot(m) ? "shot_a," : "", by_shot(m) ? "shot_b," : "");
     for (int64_t q = 0; q < m->n_pairs; q++)
         for (int64_t k = 0; k < m->n_defs; k++) {
             const stats_paired *v = &m->paired[q * m->n_defs + k];
             for (int side = 0; side < 2; side++) {
-                const batch_variation *b = m->s->groups[m->pair[2 * q + side]].variation;
-                csv_int(&s, b->number);
-                csv_text(&s, b->slug);
+                const sweep_group *b = &m->s->groups[m->pair[2 * q + side]];
+                csv_int(&s, b->variation->number);
+                csv_text(&s, b->variation->slug);
+                if (b->shot)
+                    csv_int(&s, b->shot - 1);
             }
             csv_text(&s, m->defs[k].name);
             csv_text(&s, m->defs[k].unit);
@@ -229,6 +240,8 @@ void metrics_write_json(json_writer *w, const metrics *m)
         jw_kstring(w, "run", r->run->id);
         jw_kint(w, "variation", m->s->groups[r->group].variation->number);
         jw_kint(w, "seed", r->run->seed);
+        if (by_shot(m))
+            jw_kint(w, "shot", m->s->groups[r->group].shot - 1);
         for (int64_t k = 0; k < m->n_defs; k++)
             jw_kdouble(w, m->defs[k].name, m->value[i * m->n_defs + k]);
         jw_end_object(w);
@@ -241,6 +254,8 @@ void metrics_write_json(json_writer *w, const metrics *m)
             const stats_interval *v = &m->group[g * m->n_defs + k];
             jw_object(w);
             jw_kint(w, "variation", m->s->groups[g].variation->number);
+            if (by_shot(m))
+                jw_kint(w, "shot", m->s->groups[g].shot - 1);
             jw_kstring(w, "metric", m->defs[k].name);
             metrics_interval_json(w, v, "mean");
             jw_kdouble(w, "min", v->min);
@@ -257,6 +272,10 @@ void metrics_write_json(json_writer *w, const metrics *m)
             jw_object(w);
             jw_kint(w, "a", m->s->groups[m->pair[2 * q]].variation->number);
             jw_kint(w, "b", m->s->groups[m->pair[2 * q + 1]].variation->number);
+            if (by_shot(m)) {
+                jw_kint(w, "shot_a", m->s->groups[m->pair[2 * q]].shot - 1);
+                jw_kint(w, "shot_b", m->s->groups[m->pair[2 * q + 1]].shot - 1);
+            }
             jw_kstring(w, "metric", m->defs[k].name);
             metrics_interval_json(w, &v->diff, "mean_a_minus_b");
             jw_kdouble(w, "dz", v->dz);
@@ -278,7 +297,10 @@ void metrics_print(const metrics *m, const char *title, const int64_t *columns, 
     printf("\n");
     for (int64_t g = 0; g < m->s->n_groups; g++) {
         const sweep_group *v = &m->s->groups[g];
-        printf("%04lld %-23.23s %5lld", (long long)v->variation->number, v->variation->slug, (long long)v->n);
+        if (v->shot)
+            printf("%04lld %-15.15s shot %-2lld %5lld", (long long)v->variation->number, v->variation->slug, (long long)v->shot - 1, (long long)v->n);
+        else
+            printf("%04lld %-23.23s %5lld", (long long)v->variation->number, v->variation->slug, (long long)v->n);
         few |= v->n < 5;
         for (int64_t c = 0; c < n_columns; c++) {
             const stats_interval *i = &m->group[g * m->n_defs + columns[c]];

@@ -37,6 +37,7 @@ typedef struct sweep_run {
 typedef struct sweep_group {
     const batch_variation *variation;
     int64_t first, n; /* its runs: runs[first .. first+n-1], seeds rising */
+    int64_t shot;     /* 0: whole videos; tables by shot: 1 + the shot's number, one group a variation and shot */
 } sweep_group;
 
 typedef struct sweep_skipped {

@@ -99,6 +99,24 @@ static int cpu_slot_pass(backend *be, backend_slot *s, err *e)
     return 0;
 }
 
+static int cpu_download_begin(backend *be, backend_download *d, void *host, const void *src, size_t bytes, err *e)
+{
+    (void)be, (void)d, (void)e;
+    memcpy(host, src, bytes);
+    return 0;
+}
+
+static int cpu_download_wait(backend *be, backend_download *d, err *e)
+{
+    (void)be, (void)d, (void)e;
+    return 0;
+}
+
+static void cpu_download_free(backend *be, backend_download *d)
+{
+    (void)be, (void)d;
+}
+
 int cpu_need_scratch(backend *be, size_t bytes, err *e)
 {
     cpu_impl *c = be->impl;
@@ -144,6 +162,9 @@ static const backend_ops cpu_ops = {
     .zero = cpu_zero,
     .sync = cpu_sync,
     .weight = cpu_weight,
+    .download_begin = cpu_download_begin,
+    .download_wait = cpu_download_wait,
+    .download_free = cpu_download_free,
     .host_alloc = cpu_host_alloc,
     .host_free = cpu_host_free,
     .slot_new = cpu_slot_new,
@@ -167,6 +188,8 @@ static const backend_ops cpu_ops = {
     .unpatchify = cpu_unpatchify,
     .axpby = cpu_axpby,
     .div_scalar = cpu_div_scalar,
+    .x0 = cpu_x0,
+    .nonfinite = cpu_nonfinite,
     .conv = cpu_conv,
     .pixel_norm = cpu_pixel_norm,
     .time_interleave = cpu_time_interleave,

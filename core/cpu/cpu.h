@@ -82,6 +82,8 @@ int cpu_patchify(backend *, tensor *, const tensor *, err *);
 int cpu_unpatchify(backend *, tensor *, const tensor *, err *);
 int cpu_axpby(backend *, tensor *, float, const tensor *, float, const tensor *, err *);
 int cpu_div_scalar(backend *, tensor *, const tensor *, float, err *);
+int cpu_x0(backend *, tensor *, const tensor *, double, const tensor *, err *);
+int cpu_nonfinite(backend *, tensor *, const tensor *, err *);
 int cpu_conv(backend *, const conv_args *, err *);
 int cpu_time_interleave(backend *, tensor *, const tensor *, err *);
 int cpu_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);

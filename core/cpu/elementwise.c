@@ -89,6 +89,30 @@ int cpu_div_scalar(backend *be, tensor *out, const tensor *x, float d, err *e)
     return run(&(ew_job){ .out = out->data, .x = x->data, .a = d, .n = tensor_count(x), .kind = DIV });
 }
 
+int cpu_x0(backend *be, tensor *out, const tensor *x, double sigma, const tensor *v, err *e)
+{
+    (void)be, (void)e;
+    const float *a = x->data, *b = v->data;
+    float *o = out->data;
+    for (int64_t i = 0, n = tensor_count(x); i < n; i++)
+        o[i] = (float)((double)a[i] - sigma * (double)b[i]);
+    return 0;
+}
+
+int cpu_nonfinite(backend *be, tensor *flag, const tensor *x, err *e)
+{
+    (void)be, (void)e;
+    const char *bits = x->data;
+    int32_t found = 0;
+    for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
+        uint32_t b;
+        memcpy(&b, bits + 4 * i, 4);
+        found |= (b & 0x7f800000u) == 0x7f800000u;
+    }
+    *(int32_t *)flag->data = found;
+    return 0;
+}
+
 int cpu_gate_add(backend *be, tensor *x, const tensor *y, const tensor *gate, err *e)
 {
     (void)be, (void)e;

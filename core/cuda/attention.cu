@@ -255,8 +255,12 @@ static size_t wide_bytes(int D, int keys)
 extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
 {
     int D = (int)(tensor_cols(a->q) / a->n_heads);
-    if (a->q->dtype == DT_BF16)
-        return D > 128 ? cuda_attention_wide(be, a, e) : cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
+    if (a->q->dtype == DT_BF16) {
+        const char *plain = getenv("WANSCOPE_PLAIN_ATTENTION");      /* 1: what a chip without a kernel of its own runs, to compare with */
+        if (D > 128)
+            return cuda_attention_wide(be, a, e);
+        return !(plain && *plain == '1') && cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
+    }
     if (a->n_heads > 65535)
         return ERR(e, ERR_DEVICE, "%d attention heads: the CUDA backend handles up to 65535", a->n_heads);
     if (D <= 16)

@@ -216,125 +216,149 @@ __device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* volatile: stays where it is written, or all keys of a head would be held at once */
-__device__ __forceinline__ uint4 read_16_bytes(const void *from)
+__device__ __forceinline__ void load_4(uint32_t (&r)[4], const void *from)
 {
-    uint4 v;
-    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
-    return v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((uint32_t)__cvta_generic_to_shared(from)) : "memory");
 }
 
-/* The same for bf16 heads of at most 128 in rows of whole 16-byte pieces, on tensor cores: a warp owns 16 queries and reads them from
- * global memory once, 16 bytes a lane, those of the next head as soon as those of this one are used. The order of a head's values inside one product of
- * 16 is free, so both operands take them as they lie: lane (g, quad) has values 8*quad .. 8*quad + 7 of every 32. Each product of 16
- * values starts from zero and is added in f32: the tensor core's own sums would lose bits over a whole head. */
-template <int PIECES>      /* of 32 values */
-__global__ void __launch_bounds__(THREADS, 4) columns_bf16(const __grid_constant__ probs_params p)
+/* 16 bytes to shared memory, or zeros */
+__device__ __forceinline__ void copy_16(void *to, const void *from, bool there)
+{
+    int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
+}
+
+/* The same for bf16 heads of at most 128 in rows of whole 16-byte pieces, on tensor cores: a warp owns 16 queries. Queries and keys of
+ * the next step (a head and 16 columns) come by cp.async while this one is multiplied, queries to where only their warp reads them.
+ * A score is one chain of products of 16 values in ascending order, as in the attention kernels: where one key has nearly all of the
+ * probability, its rounding in the score and in the log-sum-exp is the same and cancels. */
+template <int DP>      /* head size rounded up to 32, 64, 96 or 128 */
+__global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ probs_params p)
 {
     typedef __nv_bfloat16 bf16;
-    constexpr int WARP_ROWS = 16, LW = WARP_ROWS + 1;
-    __shared__ float probs[THREADS / 32][COLUMNS * LW];
-    __shared__ float times[COLUMNS];
-    __shared__ int column[COLUMNS], begin_of[WORDS + 1];
-    __shared__ float sums[THREADS / 32][WORDS * WARP_ROWS];      /* over the heads, [word][query]; each lane keeps to its own */
+    constexpr int WARPS = THREADS / 32, WARP_ROWS = 16, LW = WARP_ROWS + 1, LQ = DP + 8, CHUNKS = DP / 8;
+    extern __shared__ __align__(16) unsigned char dynamic[];
+    bf16 *sq = (bf16 *)dynamic, *sk = sq + 2 * WARPS * WARP_ROWS * LQ;      /* [2 stages][WARPS * WARP_ROWS][LQ], [2 stages][COLUMNS][LQ] */
+    __shared__ float probs[WARPS][COLUMNS * LW];
+    __shared__ float sums[WARPS][WORDS * WARP_ROWS];      /* over the heads, [word][query]; each lane keeps to its own */
+    __shared__ float times[2][COLUMNS];
+    __shared__ int begin_of[WORDS + 1];
     const word_group group = p.groups[blockIdx.y];
-    const int lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4, row = lane % 16;
-    float *mine = probs[threadIdx.x / 32], *sum = sums[threadIdx.x / 32];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4, row = lane % 16;
+    float *mine = probs[warp], *sum = sums[warp];
     int64_t q0, q_end, r0, r1;
-    find_segment(p.plan, blockIdx.x, THREADS / 32 * WARP_ROWS, &q0, &q_end, &r0, &r1);
-    q0 += threadIdx.x / 32 * WARP_ROWS;
+    find_segment(p.plan, blockIdx.x, WARPS * WARP_ROWS, &q0, &q_end, &r0, &r1);
+    q0 += warp * WARP_ROWS;
     const int rows = q_end - q0 < WARP_ROWS ? (int)(q_end - q0) : WARP_ROWS;      /* of this warp; may be negative */
-    const bf16 *q = (const bf16 *)p.q + (q0 + g) * p.width + quad * 8, *k = (const bf16 *)p.k + quad * 8;
-    const bool many = group.n_columns > COLUMNS;
-    const int last = p.heads - 1;
+    const bf16 *q = (const bf16 *)p.q + q0 * p.width, *k = (const bf16 *)p.k;
+    const int steps_a_head = group.n_columns > COLUMNS ? (group.n_columns + COLUMNS - 1) / COLUMNS : 1;
+    const int n_steps = p.heads * steps_a_head;
+    float2 lse[2];      /* of rows g and g + 8 in the head of the next step */
+
+    auto fetch = [&](int step) {
+        const int h = step / steps_a_head, c0 = step % steps_a_head * COLUMNS, stage = step & 1;
+        bf16 *to_q = sq + (stage * WARPS + warp) * WARP_ROWS * LQ, *to_k = sk + stage * COLUMNS * LQ;
+        const bf16 *head = q + h * p.D;
+#pragma unroll
+        for (int i = lane; i < WARP_ROWS * CHUNKS; i += 32) {
+            const int r = i / CHUNKS, c = i % CHUNKS * 8;
+            const bool there = r < rows && c < p.D;
+            copy_16(to_q + r * LQ + c, there ? head + r * p.width + c : k, there);
+        }
+#pragma unroll
+        for (int i = threadIdx.x; i < COLUMNS * CHUNKS; i += THREADS) {
+            const int r = i / CHUNKS, c = i % CHUNKS * 8;
+            const bool there = c0 + r < group.n_columns && c < p.D;
+            copy_16(to_k + r * LQ + c, there ? k + p.columns[group.first_column + c0 + r] * p.width + h * p.D + c : k, there);
+        }
+        asm volatile("cp.async.commit_group;\n" ::: "memory");
+        if (threadIdx.x < COLUMNS && (step < 2 || steps_a_head > 1)) {
+            const int j = c0 + (int)threadIdx.x < group.n_columns ? p.columns[group.first_column + c0 + threadIdx.x] : -1;
+            int seen = 0;
+            for (int64_t r = r0; r < r1; r++) {
+                int64_t begin, end;
+                range_of(p.plan, r, &begin, &end);
+                seen += j >= begin && j < end;
+            }
+            times[stage][threadIdx.x] = (float)seen;
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            lse[r] = g + 8 * r < rows ? lse_of(p, h * p.plan.n_q + q0 + g + 8 * r) : make_float2(0, 0);
+    };
+
     for (int w = lane / 16; w < WORDS; w += 2)
         sum[w * WARP_ROWS + row] = 0;
     if (threadIdx.x <= group.n_words)
         begin_of[threadIdx.x] = p.word_begin[group.first_word + threadIdx.x] - group.first_column;
-    uint4 now[2][PIECES];
-    auto fetch = [&](int h, int i) {
+    fetch(0);
+    float word = 0;      /* of a word with more than COLUMNS columns */
+    for (int step = 0; step < n_steps; step++) {
+        const int h = step / steps_a_head, part = step % steps_a_head, stage = step & 1;
+        const float2 now[2] = { lse[0], lse[1] };
+        asm volatile("cp.async.wait_group 0;\n" ::: "memory");
+        __syncthreads();      /* this step is there, and nobody reads the other stage any more */
+        if (step + 1 < n_steps)
+            fetch(step + 1);
+        const bf16 *from_q = sq + ((stage * WARPS + warp) * WARP_ROWS + lane % 16) * LQ + lane / 16 * 8;
+        const bf16 *from_k = sk + (stage * COLUMNS + lane % 8 + lane / 16 * 8) * LQ + lane / 8 % 2 * 8;
+        float s[2][4] = { { 0 } };
+#pragma unroll
+        for (int d = 0; d < DP; d += 16) {
+            uint32_t a[4], b[4];
+            load_4(a, from_q + d);
+            load_4(b, from_k + d);
+            multiply(s[0], a[0], a[1], a[2], a[3], b[0], b[1]);
+            multiply(s[1], a[0], a[1], a[2], a[3], b[2], b[3]);
+        }
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            now[r][i] = g + 8 * r < rows && i * 32 + quad * 8 < p.D ? read_16_bytes(q + 8 * r * p.width + h * p.D + i * 32) : make_uint4(0, 0, 0, 0);
-    };
 #pragma unroll
-    for (int i = 0; i < PIECES; i++)
-        fetch(0, i);
-
-    for (int h = 0; h <= last; h++) {
-        float word = 0;      /* of a word with more than COLUMNS columns */
-        for (int c0 = 0; c0 < group.n_columns || c0 == 0; c0 += COLUMNS) {
-            const int n = group.n_columns - c0 < COLUMNS ? group.n_columns - c0 : COLUMNS;
-            if (h == 0 || many) {
-                __syncthreads();
-                if (threadIdx.x < COLUMNS) {
-                    int c = threadIdx.x, j = c < n ? p.columns[group.first_column + c0 + c] : -1, seen = 0;
-                    for (int64_t r = r0; r < r1; r++) {
-                        int64_t begin, end;
-                        range_of(p.plan, r, &begin, &end);
-                        seen += j >= begin && j < end;
-                    }
-                    column[c] = j;
-                    times[c] = (float)seen;
-                }
-                __syncthreads();
+            for (int x = 0; x < 4; x++) {
+                const int c = x / 2 * 8 + quad * 2 + x % 2;
+                const float t = times[stage][c];
+                mine[c * LW + g + 8 * r] = t != 0.0f ? t * expf(fmaf(s[x / 2][r * 2 + x % 2], p.scale, -now[r].x) - now[r].y) : 0.0f;
             }
-            float s[2][4] = { { 0 } };
-            const int j[2] = { column[g], column[8 + g] };
-#pragma unroll
-            for (int i = 0; i < PIECES; i++) {
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    uint4 b = j[half] >= 0 && i * 32 + quad * 8 < p.D ? read_16_bytes(k + (int64_t)j[half] * p.width + h * p.D + i * 32) : make_uint4(0, 0, 0, 0);
-                    float part[2][4] = { { 0 } };
-                    multiply(part[0], now[0][i].x, now[1][i].x, now[0][i].y, now[1][i].y, b.x, b.y);
-                    multiply(part[1], now[0][i].z, now[1][i].z, now[0][i].w, now[1][i].w, b.z, b.w);
-#pragma unroll
-                    for (int x = 0; x < 4; x++)
-                        s[half][x] = s[half][x] + part[0][x] + part[1][x];
-                }
-                if (h < last && c0 + COLUMNS >= group.n_columns)
-                    fetch(h + 1, i);
+        __syncwarp();
+        if (steps_a_head > 1) {
+            const int n = group.n_columns - part * COLUMNS < COLUMNS ? group.n_columns - part * COLUMNS : COLUMNS;
+            for (int c = 0; c < n; c++)
+                word += mine[c * LW + row];
+            if (part + 1 == steps_a_head) {
+                if (p.mean && lane < WARP_ROWS)
+                    sum[row] += word;
+                else if (!p.mean && lane < WARP_ROWS && row < rows)
+                    p.out[((int64_t)h * p.n_words + group.first_word) * p.plan.n_q + q0 + row] = word;
+                word = 0;
             }
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int i = g + 8 * r;
-                const int64_t at = h * p.plan.n_q + q0 + i;
-                const float2 lse = i >= rows ? make_float2(0, 0) : lse_of(p, at);
-#pragma unroll
-                for (int x = 0; x < 4; x++) {
-                    const int c = x / 2 * 8 + quad * 2 + x % 2;
-                    const float score = s[x / 2][r * 2 + x % 2], t = times[c];
-                    mine[c * LW + i] = t != 0.0f ? t * expf(fmaf(score, p.scale, -lse.x) - lse.y) : 0.0f;
-                }
-            }
-            __syncwarp();
-            if (many) {
-                for (int c = 0; c < n; c++)
-                    word += mine[c * LW + row];
-            } else {
+        } else {
 #pragma unroll 1
-                for (int w = lane / 16; w < group.n_words; w += 2) {      /* lanes 0-15 take the even words, 16-31 the odd ones */
-                    float one = 0;
-                    for (int c = begin_of[w]; c < begin_of[w + 1]; c++)
-                        one += mine[c * LW + row];
-                    if (p.mean)
-                        sum[w * WARP_ROWS + row] += one;
-                    else if (row < rows)
-                        p.out[((int64_t)h * p.n_words + group.first_word + w) * p.plan.n_q + q0 + row] = one;
-                }
+            for (int w = lane / 16; w < group.n_words; w += 2) {      /* lanes 0-15 take the even words, 16-31 the odd ones */
+                float one = 0;
+                for (int c = begin_of[w]; c < begin_of[w + 1]; c++)
+                    one += mine[c * LW + row];
+                if (p.mean)
+                    sum[w * WARP_ROWS + row] += one;
+                else if (row < rows)
+                    p.out[((int64_t)h * p.n_words + group.first_word + w) * p.plan.n_q + q0 + row] = one;
             }
-            __syncwarp();
         }
-        if (many && p.mean && lane < WARP_ROWS)
-            sum[row] += word;
-        else if (many && !p.mean && lane < rows && lane < WARP_ROWS)
-            p.out[((int64_t)h * p.n_words + group.first_word) * p.plan.n_q + q0 + row] = word;
+        __syncwarp();
     }
     if (!p.mean || row >= rows)
         return;
     for (int w = lane / 16; w < group.n_words; w += 2)
         p.out[(int64_t)(group.first_word + w) * p.plan.n_q + q0 + row] = sum[w * WARP_ROWS + row] / (float)p.heads;
+}
+
+template <int DP>
+int launch_bf16(backend *be, const probs_params &p, dim3 grid, err *e)
+{
+    constexpr size_t bytes = (size_t)2 * (THREADS / 2 + COLUMNS) * (DP + 8) * 2;
+    CUDA_TRY(cudaFuncSetAttribute(columns_bf16<DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "attn_probs");
+    columns_bf16<DP><<<grid, THREADS, bytes, impl(be)->stream>>>(p);
+    return cuda_launched(be, "attn_probs", e);
 }
 
 template <typename T>
@@ -452,17 +476,10 @@ int run(backend *be, const attn_probs_args *a, probs_params &p, err *e)
     if ((rc = cuda_plan(be, &a->plan, n_q, n_k, tensor_cores ? THREADS / 2 : ROWS, &p.plan, &tiles, e)) || !tiles || !n_groups)
         return rc;
     dim3 grid(blocks_for(tiles, 1), (unsigned)n_groups);
-    cudaStream_t stream = impl(be)->stream;
-    if (!tensor_cores)
-        columns<T><<<grid, THREADS, 0, stream>>>(p);
-    else if (p.D <= 32)
-        columns_bf16<1><<<grid, THREADS, 0, stream>>>(p);
-    else if (p.D <= 64)
-        columns_bf16<2><<<grid, THREADS, 0, stream>>>(p);
-    else if (p.D <= 96)
-        columns_bf16<3><<<grid, THREADS, 0, stream>>>(p);
-    else
-        columns_bf16<4><<<grid, THREADS, 0, stream>>>(p);
+    if (tensor_cores)
+        return p.D <= 32 ? launch_bf16<32>(be, p, grid, e) : p.D <= 64 ? launch_bf16<64>(be, p, grid, e) : p.D <= 96 ? launch_bf16<96>(be, p, grid, e)
+                                                                                                                   : launch_bf16<128>(be, p, grid, e);
+    columns<T><<<grid, THREADS, 0, impl(be)->stream>>>(p);
     return cuda_launched(be, "attn_probs", e);
 }
 

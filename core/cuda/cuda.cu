@@ -11,8 +11,9 @@ int cuda_fail(backend *be, cudaError_t status, const char *op, err *e)
     cudaGetLastError();
     if (status == cudaErrorMemoryAllocation) {
         cudaMemGetInfo(&free_bytes, &total);
-        return ERR(e, ERR_MEMORY, "%s: the memory of %s ran out during %s: %lld MiB in use by this program, %zu of %zu MiB free; use fewer frames, a "
-                   "smaller size or the CPU", be->device, be->device, op, (long long)(be->bytes_now >> 20), free_bytes >> 20, total >> 20);
+        return ERR(e, ERR_MEMORY, "%s: the memory of %s ran out during %s: %lld MiB in use by this program, %zu of %zu MiB free; swap more blocks "
+                   "(memory.blocks_to_swap), set memory.budget to less than what is free, use fewer frames or a smaller size",
+                   be->device, be->device, op, (long long)(be->bytes_now >> 20), free_bytes >> 20, total >> 20);
     }
     return ERR(e, ERR_DEVICE, "%s: %s failed: %s (%s)", be->device, op, cudaGetErrorString(status), cudaGetErrorName(status));
 }
@@ -146,6 +147,7 @@ static void close_(backend *be)
 {
     cuda_impl *c = impl(be);
     cuda_stream_close(be);
+    cuda_downloads_close(be);
     cuda_tables_free(be);
     cuda_attention_hopper_close(be);
     if (c->work)
@@ -184,6 +186,9 @@ static backend_ops make_ops(bool hopper)
     o.zero = zero;
     o.sync = sync;
     o.weight = weight;
+    o.download_begin = cuda_download_begin;
+    o.download_wait = cuda_download_wait;
+    o.download_free = cuda_download_free;
     o.host_alloc = cuda_host_alloc;
     o.host_free = cuda_host_free;
     o.slot_new = cuda_slot_new;
@@ -210,6 +215,8 @@ static backend_ops make_ops(bool hopper)
     o.axpby = cuda_axpby;
     o.div_scalar = cuda_div_scalar;
     o.randn_cuda = cuda_randn;
+    o.x0 = cuda_x0;
+    o.nonfinite = cuda_nonfinite;
     o.conv = cuda_conv;
     o.pixel_norm = cuda_pixel_norm;
     o.time_interleave = cuda_time_interleave;

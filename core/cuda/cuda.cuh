@@ -30,6 +30,7 @@ typedef struct cuda_impl {
     size_t shared_limit;        /* dynamic shared memory a block may ask for */
     cuda_stream *copier;        /* pinned memory and the second stream, made on first use */
     struct cuda_tables *tables; /* attn_plan.cuh */
+    cudaStream_t downloads;     /* download.cu, made on first use */
     bool hopper;                /* compute capability 9.0: kernels of sm_90a run */
     struct attn_work_cache *attn_work;
 } cuda_impl;
@@ -53,6 +54,10 @@ int cuda_upload_as(backend *be, void *dst, dtype kept, const void *host, dtype s
 void cuda_stream_close(backend *be);
 int cuda_host_alloc(backend *be, void **p, size_t bytes, err *e);
 void cuda_host_free(backend *be, void *p, size_t bytes);
+int cuda_download_begin(backend *be, backend_download *d, void *host, const void *src, size_t bytes, err *e);
+int cuda_download_wait(backend *be, backend_download *d, err *e);
+void cuda_download_free(backend *be, backend_download *d);
+void cuda_downloads_close(backend *be);
 int cuda_slot_new(backend *be, backend_slot *s, err *e);
 void cuda_slot_free(backend *be, backend_slot *s);
 int cuda_slot_fill(backend *be, backend_slot *s, const void *host, size_t bytes, err *e);
@@ -186,6 +191,8 @@ int cuda_unpatchify(backend *, tensor *, const tensor *, err *);
 int cuda_axpby(backend *, tensor *, float, const tensor *, float, const tensor *, err *);
 int cuda_div_scalar(backend *, tensor *, const tensor *, float, err *);
 int cuda_randn(backend *, tensor *, uint64_t, uint64_t, int64_t, int64_t, err *);
+int cuda_x0(backend *, tensor *, const tensor *, double, const tensor *, err *);
+int cuda_nonfinite(backend *, tensor *, const tensor *, err *);
 int cuda_conv(backend *, const conv_args *, err *);
 int cuda_time_interleave(backend *, tensor *, const tensor *, err *);
 int cuda_to_channels_last(backend *, tensor *, const tensor *, const float *, const float *, err *);

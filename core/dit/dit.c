@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/dit/dit_internal.h"
@@ -53,6 +54,8 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
         return ERR(e, ERR_MEMORY, "no memory for a DiT");
     static uint64_t opened;
     d->number = ++opened;
+    static atomic_uint_fast64_t serial;
+    d->serial = atomic_fetch_add(&serial, 1);
     d->be = be;
     d->cfg = *config;
     d->prec = prec;
@@ -75,8 +78,7 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
     if (blocks_to_swap)
         TRY(dit_swap_new(&d->swap, be, e));
     TRY(dit_weights_load(&d->w, be, c, config, prec, loras, n_loras, d->swap, blocks_to_swap, e));
-    if (blocks_to_swap)
-        backend_trim(be);      /* what the swapped blocks passed through */
+    backend_trim(be);      /* what weights passed through on their way */
     *out = d;
     return 0;
 out:
@@ -99,6 +101,11 @@ void dit_close(dit *d)
 
 int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e)
 {
+    return dit_add_vace_lora(d, c, vace_in_dim, n_layers, layers, NULL, 0, e);
+}
+
+int dit_add_vace_lora(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, const lora *loras, int n_loras, err *e)
+{
     if (d->vace.n_blocks)
         return ERR(e, ERR_INTERNAL, "a DiT takes one set of VACE blocks");
     if (n_layers < 1 || n_layers > DIT_MAX_VACE_LAYERS || layers[0] != 0)
@@ -108,9 +115,8 @@ int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int
         if (layers[i] >= d->cfg.num_layers || (i && layers[i] <= layers[i - 1]))
             return ERR(e, ERR_CONFIG, "%s: VACE layer %d of a model with %d layers: layers must ascend and exist", ckpt_path(c), layers[i], d->cfg.num_layers);
     int n_swapped = (int)(((int64_t)d->n_swapped * n_layers + d->cfg.num_layers - 1) / d->cfg.num_layers);
-    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, d->swap, n_swapped, e);
-    if (n_swapped)
-        backend_trim(d->be);
+    int rc = dit_vace_load(&d->vace, d->be, c, &d->cfg, d->prec, vace_in_dim, n_layers, layers, loras, n_loras, d->swap, n_swapped, e);
+    backend_trim(d->be);
     if (rc)
         dit_vace_free(&d->vace);
     return err_at(e, rc, "while loading VACE blocks");

@@ -30,6 +30,8 @@ int dit_open_swapped(dit **out, backend *be, const ckpt *c, const dit_config *co
 void dit_rest(dit *d);
 /* Adds the blocks of a VACE checkpoint (only its vace_* tensors are read): hint i is added after main block layers[i]. */
 int dit_add_vace(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, err *e);
+/* The same with what adapters hold for VACE blocks merged into them. */
+int dit_add_vace_lora(dit *d, const ckpt *c, int vace_in_dim, int n_layers, const int *layers, const lora *loras, int n_loras, err *e);
 void dit_close(dit *d);
 const dit_config *dit_get_config(const dit *d);
 int64_t dit_weight_bytes(const dit *d);                /* on the device, without slots */

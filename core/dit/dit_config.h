@@ -18,6 +18,7 @@ typedef struct dit_config {
     int num_heads, num_layers;
     double eps;
     int patch_t, patch_h, patch_w;      /* always 1,2,2 for this family */
+    bool fp8_scaled;                    /* not of the file: round the matrices of blocks to 8 bits as they are read (core/io/quantise.h) */
     bool has_shot_embedding;            /* HoloCine checkpoints that carry one */
     int vace_in_dim;                    /* 0: no VACE tensors */
     int n_vace_layers, vace_layers[DIT_MAX_VACE_LAYERS];

@@ -68,9 +68,7 @@ dit_graph *dit_graph_find(dit_work *w, const dit *d, const dit_input *in, const 
     if (off || !w->be->ops->graph_begin || in->cache || in->text || in->skip_block || in->vace_context || d->swap || watched(h, at, d->cfg.num_layers))
         return NULL;
     const int64_t *s = in->latents->shape;
-    dit_graph_key key;
-    memset(&key, 0, sizeof key);
-    key = (dit_graph_key){ d->number, in->latents->data, in->context->data, velocity->data, s[1], s[2], s[3], in->frame_offset, 14695981039346656037u, in->n_timesteps };
+    dit_graph_key key = (dit_graph_key){ d->number, in->latents->data, in->context->data, velocity->data, s[1], s[2], s[3], in->frame_offset, 14695981039346656037u, in->n_timesteps };
     key.plans = mix_plan(mix_plan(key.plans, &in->self_plan), &in->cross_plan);
     if (in->frame_shot)
         key.plans = mix(key.plans, in->frame_shot, (size_t)s[1] * sizeof *in->frame_shot);

@@ -13,6 +13,7 @@ enum {
 };
 
 struct dit {
+    uint64_t serial;                 /* no two of a process have the same: another may come to lie at the same address */
     backend *be;
     uint64_t number;                 /* of this process, each once: an address may be another model's later */
     dit_config cfg;

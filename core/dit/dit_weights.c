@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/dit/dit_swap.h"
+#include "core/io/quantise.h"
 #include "core/io/scaled.h"
 
 /* Matrices stay in the type of the file (policy permitting); vectors and modulation tables are f32. */
@@ -14,6 +15,7 @@ typedef struct {
     const precision *prec;
     const ckpt *c;
     lora_merge *adapters;      /* NULL: none */
+    bool fp8_scaled;
     scaled_tally tally;
     err *e;
     int rc;
@@ -26,13 +28,16 @@ static int fetch(loader *l, tensor *out, const ckpt_tensor *t, int64_t rows, int
     float *w = NULL;
     if (l->adapters && (rc = lora_merge_tensor(l->adapters, t->name, NULL, rows, cols, &parts, l->e)))
         return rc;
-    if (!parts)
+    bool round = l->fp8_scaled && fp8_takes(t->name, t->ndim);
+    if (!parts && !round)
         return scaled_weight(out, l->be, l->c, t, type, l->want, &l->tally, l->e);
     if (!(w = malloc((size_t)(rows * cols) * sizeof *w)))
         return ERR(l->e, ERR_MEMORY, "no memory to merge adapters into '%s'", t->name);
     rc = scaled_read(w, l->c, t, l->want, &l->tally, l->e);
-    if (!rc)
+    if (!rc && parts)
         rc = lora_merge_tensor(l->adapters, t->name, w, rows, cols, &parts, l->e);
+    if (!rc && round)
+        rc = fp8_round(w, rows * cols, t->dtype, t->name, l->e);
     if (!rc)      /* a sum of a bf16 weight and its adapters is no bf16 number: exact keeps it in f32 (as the goldens of LongLive) */
         rc = tensor_new(out, l->be, type == DT_COUNT ? DT_F32 : type, t->ndim, t->shape, l->e);
     if (!rc)
@@ -176,7 +181,7 @@ static void stack(loader *l, dit_block *blocks, int n, const dit_config *c, cons
 int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, const lora *loras, int n_loras,
                      dit_swap *swap, int n_swapped, err *e)
 {
-    loader l = { .be = be, .prec = prec, .c = c, .e = e };
+    loader l = { .be = be, .prec = prec, .c = c, .e = e, .fp8_scaled = cfg->fp8_scaled };
     *out = (dit_weights){ .n_blocks = cfg->num_layers };
     if (!(out->blocks = calloc((size_t)cfg->num_layers, sizeof *out->blocks)))
         return ERR(e, ERR_MEMORY, "no memory for %d blocks", cfg->num_layers);
@@ -217,16 +222,20 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
 }
 
 int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
-                  const int *layers, dit_swap *swap, int n_swapped, err *e)
+                  const int *layers, const lora *loras, int n_loras, dit_swap *swap, int n_swapped, err *e)
 {
-    loader l = { .be = be, .prec = prec, .c = c, .e = e };
+    loader l = { .be = be, .prec = prec, .c = c, .e = e, .fp8_scaled = cfg->fp8_scaled };
     *out = (dit_vace){ .n_blocks = n_layers };
     out->blocks = calloc((size_t)n_layers, sizeof *out->blocks);
     if (!out->blocks)
         return ERR(e, ERR_MEMORY, "no memory for %d VACE blocks", n_layers);
-    int rc = ckpt_want_begin(&l.want, c, "VACE", e);
-    if (rc)
+    int rc = n_loras ? lora_merge_begin(&l.adapters, loras, n_loras, e) : 0;
+    if (!rc)
+        rc = ckpt_want_begin(&l.want, c, "VACE", e);
+    if (rc) {
+        lora_merge_free(l.adapters);
         return rc;
+    }
     patch_embedding(&l, &out->patch_embedding, cfg->dim, vace_in_dim, "vace_patch_embedding");
     linear(&l, &out->before_proj, cfg->dim, cfg->dim, "vace_blocks.0.", "before_proj");
     for (int i = 0; i < n_layers; i++)
@@ -235,6 +244,7 @@ int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *c
     rc = ckpt_want_finish(l.want, false, l.rc ? NULL : e);      /* the base model may be in the same file */
     if (!rc && !l.rc)
         scaled_warn(&l.tally);
+    lora_merge_free(l.adapters);
     return l.rc ? l.rc : rc;
 }
 

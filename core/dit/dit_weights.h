@@ -54,7 +54,7 @@ int dit_weights_load(dit_weights *out, backend *be, const ckpt *c, const dit_con
                      struct dit_swap *swap, int n_swapped, err *e);
 void dit_weights_free(dit_weights *w);
 int dit_vace_load(dit_vace *out, backend *be, const ckpt *c, const dit_config *cfg, const precision *prec, int vace_in_dim, int n_layers,
-                  const int *layers, struct dit_swap *swap, int n_swapped, err *e);
+                  const int *layers, const lora *loras, int n_loras, struct dit_swap *swap, int n_swapped, err *e);
 void dit_vace_free(dit_vace *v);
 
 #endif

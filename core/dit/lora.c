@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <regex.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +114,49 @@ static int by_flat(const void *a, const void *b)
     return strcmp(((const module *)a)->flat, ((const module *)b)->flat);
 }
 
+/* ---- patterns ---- */
+
+typedef struct patterns {
+    regex_t keep, drop;
+    bool has_keep, has_drop;
+} patterns;
+
+/* Escapes that Python knows and POSIX reads as plain letters would match something else without a word. */
+static int compile(regex_t *out, bool *has, const char *text, const char *what, const ckpt *c, err *e)
+{
+    char why[128];
+    if (!text || !*text)
+        return 0;
+    for (const char *p = text; *p; p++) {
+        if (*p == '\\' && p[1] && strchr("dDAZ", p[1]))
+            return ERR(e, ERR_CONFIG, "%s: the %s pattern '%.120s' has '\\%c', which POSIX expressions do not know; write [0-9] for \\d, ^ and $ for the ends",
+                       ckpt_path(c), what, text, p[1]);
+        if (*p == '(' && p[1] == '?')
+            return ERR(e, ERR_CONFIG, "%s: the %s pattern '%.120s' has '(?', which POSIX expressions do not know; use plain groups", ckpt_path(c), what, text);
+        p += *p == '\\' && p[1];
+    }
+    int rc = regcomp(out, text, REG_EXTENDED | REG_NOSUB);
+    if (rc) {
+        regerror(rc, out, why, sizeof why);
+        return ERR(e, ERR_CONFIG, "%s: the %s pattern '%.120s' is no regular expression: %s", ckpt_path(c), what, text, why);
+    }
+    *has = true;
+    return 0;
+}
+
+static void patterns_release(patterns *p)
+{
+    if (p->has_keep)
+        regfree(&p->keep);
+    if (p->has_drop)
+        regfree(&p->drop);
+}
+
+static bool chosen(const patterns *p, const char *name)
+{
+    return (!p->has_keep || regexec(&p->keep, name, 0, NULL, 0) == 0) && (!p->has_drop || regexec(&p->drop, name, 0, NULL, 0) != 0);
+}
+
 static int no_memory(const adapter *a, err *e)
 {
     return ERR(e, ERR_MEMORY, "%s: no memory for the table of an adapter", ckpt_path(a->of->file));
@@ -124,15 +168,15 @@ static void note_strange(adapter *a, const char *name)
         str_addf(&a->strange, "%s%.120s", a->n_strange > 1 ? ", " : "", name);
 }
 
-/* One entry a tensor, sorted, then entries of one module folded into the first of them. */
-static int read_adapter(adapter *a, err *e)
+static int read_tensors(adapter *a, const patterns *wanted, size_t *left_out, err *e)
 {
     const ckpt *c = a->of->file;
-    size_t n = ckpt_count(c), kept = 0;
-    if (!(a->modules = calloc(n + 1, sizeof *a->modules)))
-        return no_memory(a, e);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < ckpt_count(c); i++) {
         const ckpt_tensor *t = ckpt_at(c, i);
+        if (!chosen(wanted, t->name)) {
+            ++*left_out;
+            continue;
+        }
         const char *kind = foreign_kind(t->name);
         if (kind)
             return ERR(e, ERR_FORMAT, "%s: '%.200s' makes this %s: plain low-rank adapters and full differences are merged; convert the file, or "
@@ -153,6 +197,26 @@ static int read_adapter(adapter *a, err *e)
         m->parts[p] = t;
         a->n++;
     }
+    return 0;
+}
+
+/* One entry a tensor, sorted, then entries of one module folded into the first of them. */
+static int read_adapter(adapter *a, err *e)
+{
+    const ckpt *c = a->of->file;
+    patterns wanted = { 0 };
+    size_t kept = 0, left_out = 0;
+    if (!(a->modules = calloc(ckpt_count(c) + 1, sizeof *a->modules)))
+        return no_memory(a, e);
+    int bad = compile(&wanted.keep, &wanted.has_keep, a->of->include, "include", c, e);
+    bad = bad ? bad : compile(&wanted.drop, &wanted.has_drop, a->of->exclude, "exclude", c, e);
+    bad = bad ? bad : read_tensors(a, &wanted, &left_out, e);
+    patterns_release(&wanted);
+    if (bad)
+        return bad;
+    if (left_out && left_out == ckpt_count(c))
+        return ERR(e, ERR_CONFIG, "%s: the patterns leave none of the %zu tensors of this adapter, the first of which is '%.200s'", ckpt_path(c), left_out,
+                   ckpt_at(c, 0)->name);
     if (a->n)
         qsort(a->modules, a->n, sizeof *a->modules, by_flat);
     for (size_t i = 0; i < a->n; i++) {
@@ -185,7 +249,8 @@ static int read_adapter(adapter *a, err *e)
         const module *m = &a->modules[i];
         if (!m->parts[PART_DOWN] != !m->parts[PART_UP])
             return ERR(e, ERR_FORMAT, "%s: '%.200s' has no partner: a low-rank part needs both its factors (lora_A and lora_B, or lora_down and lora_up); "
-                       "the file is incomplete", ckpt_path(c), (m->parts[PART_DOWN] ? m->parts[PART_DOWN] : m->parts[PART_UP])->name);
+                       "%s", ckpt_path(c), (m->parts[PART_DOWN] ? m->parts[PART_DOWN] : m->parts[PART_UP])->name,
+                       left_out ? "the patterns leave out the other" : "the file is incomplete");
     }
     if (!a->n)
         return ERR(e, ERR_FORMAT, "%s: this file holds no adapter: expected tensors named like 'blocks.0.self_attn.q.lora_A.weight' or "
@@ -440,7 +505,7 @@ int lora_merge_finish(lora_merge *m, bool warn, err *e)
         const adapter *a = &m->adapters[i];
         bool any = false;
         for (size_t k = 0; k < a->n; k++)
-            any |= a->modules[k].matched;
+            any |= a->modules[k].matched || (!warn && str_starts_with(a->modules[k].flat, "vace_"));
         if (!any)
             return ERR(e, ERR_SHAPE, "%s: no tensor of this model has an adapter in the file, which begins with '%.200s'; is it for another model, or "
                        "of an unknown naming?", ckpt_path(a->of->file), a->modules[0].shown);
@@ -450,18 +515,27 @@ int lora_merge_finish(lora_merge *m, bool warn, err *e)
     return 0;
 }
 
-int lora_check(const ckpt *model, const lora *loras, int n, err *e)
+static int check_file(lora_merge *m, const ckpt *c, bool only_vace, err *e)
 {
-    lora_merge *m = NULL;
     int rc = 0, parts;
-    TRY(lora_merge_begin(&m, loras, n, e));
-    for (size_t i = 0; i < ckpt_count(model); i++) {
-        const ckpt_tensor *t = ckpt_at(model, i);
+    for (size_t i = 0; i < ckpt_count(c) && !rc; i++) {
+        const ckpt_tensor *t = ckpt_at(c, i);
         bool table = t->ndim == 3;      /* a modulation table [1, rows, dim] */
         int64_t rows = t->ndim > 0 ? t->shape[table] : 1;
-        if (!str_starts_with(t->name, "vace_"))
-            TRY(lora_merge_tensor(m, t->name, NULL, rows, rows > 0 ? elements(t) / rows : 0, &parts, e));
+        if (!only_vace || str_starts_with(t->name, "vace_"))
+            rc = lora_merge_tensor(m, t->name, NULL, rows, rows > 0 ? elements(t) / rows : 0, &parts, e);
     }
+    return rc;
+}
+
+int lora_check(const ckpt *model, const ckpt *vace, const lora *loras, int n, err *e)
+{
+    lora_merge *m = NULL;
+    int rc = 0;
+    TRY(lora_merge_begin(&m, loras, n, e));
+    TRY(check_file(m, model, false, e));
+    if (vace)
+        TRY(check_file(m, vace, true, e));
     TRY(lora_merge_finish(m, true, e));
 out:
     lora_merge_free(m);

@@ -20,6 +20,8 @@ typedef struct lora {
     const ckpt *file;        /* borrowed */
     double alpha;            /* where the file gives none; 0: alpha = rank, as PEFT's files (LongLive@v1.0 utils/lora_utils.py:59-61) */
     double multiplier;
+    const char *include, *exclude;   /* POSIX extended regular expressions, found anywhere in a tensor's name in the file: only those that
+                                      * match / not those that match are read; NULL or "": all */
 } lora;
 
 typedef struct lora_merge lora_merge;      /* adapters by module, while a model is loaded or checked */
@@ -32,11 +34,12 @@ void lora_merge_free(lora_merge *m);       /* NULL is harmless */
  * to w. w NULL: only checks. *parts: how many adapters had a part. ERR_SHAPE where sizes do not fit. */
 int lora_merge_tensor(lora_merge *m, const char *name, float *w, int64_t rows, int64_t cols, int *parts, err *e);
 
-/* After all tensors: an adapter without any match is ERR_SHAPE; parts without a place are told in one warning a file, grouped by
- * name, if `warn`. */
+/* After all tensors: an adapter without any match is ERR_SHAPE (but without `warn`, for a model in two parts, not one that has
+ * modules for VACE blocks); parts without a place are told in one warning a file, grouped by name, if `warn`. */
 int lora_merge_finish(lora_merge *m, bool warn, err *e);
 
-/* All of this on a checkpoint's table, without reading weights: do the adapters belong to this model? Warns. */
-int lora_check(const ckpt *model, const lora *loras, int n, err *e);
+/* All of this on a checkpoint's table, without reading weights: do the adapters belong to this model? `vace` (may be NULL): where its
+ * vace_* tensors are when they have a file of their own. Warns. */
+int lora_check(const ckpt *model, const ckpt *vace, const lora *loras, int n, err *e);
 
 #endif

@@ -174,13 +174,17 @@ static bool sees(const shot_spans *s, int k, int j, int last)
 
 int shots_make_plans(shot_plans *out, const int *shot, int latent_frames, int64_t tokens_per_frame, const shot_spans *spans, int text_len, err *e)
 {
-    int S = shot[latent_frames - 1] + 1, last = 0, at = 0;
+    int S = 1, most = shot[0], last = 0, at = 0;      /* S: runs of frames of one shot */
+    for (int t = 1; t < latent_frames; t++) {
+        S += shot[t] != shot[t - 1];
+        most = shot[t] > most ? shot[t] : most;
+    }
     *out = (shot_plans){ 0 };
     if (spans && !spans->has_global)
         return ERR(e, ERR_ARG, "the prompt has no [global caption] within the %d tokens that are read: shots cannot be told apart", text_len);
-    if (spans && S > spans->n)
+    if (spans && most >= spans->n)
         return ERR(e, ERR_ARG, "the video has %d shots and the prompt captions for %d within the %d tokens that are read; shorten the prompt or remove "
-                   "cuts", S, spans->n, text_len);
+                   "cuts", most + 1, spans->n, text_len);
     /* cross: at most three ranges a shot; sparse: the shot itself and one range a shot */
     out->segments = calloc(2 * (size_t)S, sizeof *out->segments);
     out->ranges = calloc((size_t)S * (3 + 1 + (size_t)S), sizeof *out->ranges);
@@ -200,9 +204,10 @@ int shots_make_plans(shot_plans *out, const int *shot, int latent_frames, int64_
             last = spans->shots[k][1] > last ? spans->shots[k][1] : last;
         for (int k = 0; k < S; k++) {
             attn_segment *g = &out->segments[k];
+            int of = shot[first[k] / tokens_per_frame];
             *g = (attn_segment){ first[k], first[k + 1], 0, out->ranges + at };
             for (int j = 0; j < text_len; j++) {
-                if (!sees(spans, k, j, last))
+                if (!sees(spans, of, j, last))
                     continue;
                 if (!g->n_ranges || out->ranges[at - 1].end != j) {
                     out->ranges[at++] = (attn_range){ j, j };

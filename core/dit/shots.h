@@ -57,7 +57,8 @@ typedef struct shot_plans {
     attn_range *ranges;
 } shot_plans;
 
-/* shot[latent_frames] as above, tokens_per_frame = h/2 * w/2 of the latents. `spans` may be NULL: then only `sparse` is made.
+/* shot[latent_frames] as above, or that of some of the frames (a context window): any numbers, one shot where they stay the same.
+ * tokens_per_frame = h/2 * w/2 of the latents. `spans` may be NULL: then only `sparse` is made.
  * ERR_ARG, where upstream silently drops the mask: no global caption, or more shots than captions. */
 int shots_make_plans(shot_plans *out, const int *shot, int latent_frames, int64_t tokens_per_frame, const shot_spans *spans, int text_len, err *e);
 void shot_plans_release(shot_plans *p);

@@ -1,6 +1,7 @@
 #include "core/io/quantise.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/str.h"
@@ -52,4 +53,30 @@ int fp8_quantise(uint8_t *out, float *scale, const float *w, int64_t n, dtype ty
     if (top > 0 && largest / top > error->largest)
         error->largest = largest / top;
     return 0;
+}
+
+int fp8_round(float *w, int64_t n, dtype type, const char *name, err *e)
+{
+    fp8_error ignored = { 0 };
+    float scale;
+    if (type == DT_F8_E4M3 || type == DT_F8_E5M2)
+        return ERR(e, ERR_CONFIG, "'%s' is %s already: quantising twice only adds error; leave model.fp8_scaled (--fp8-scaled) out", name, dtype_name(type));
+    void *held = malloc((size_t)n * sizeof *w + 4);
+    uint8_t *q = malloc((size_t)n + 1);
+    int rc = held && q ? 0 : ERR(e, ERR_MEMORY, "no memory to quantise '%s'", name);
+    if (!rc) {
+        dtype_from_f32(held, type, w, n);      /* adapters are merged before: their sum is rounded as a file would hold it */
+        dtype_to_f32(w, held, type, n);
+        rc = fp8_quantise(q, &scale, w, n, type, name, &ignored, e);
+    }
+    if (!rc) {
+        dtype_to_f32(w, q, DT_F8_E4M3, n);
+        for (int64_t i = 0; i < n; i++)
+            w[i] *= scale;
+        dtype_from_f32(held, type, w, n);
+        dtype_to_f32(w, held, type, n);
+    }
+    free(held);
+    free(q);
+    return rc;
 }

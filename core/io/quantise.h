@@ -25,4 +25,8 @@ double fp8_relative(const fp8_error *s);      /* sqrt(error_squares / squares) *
 /* w: n weights, values of `type` (f32, f16, bf16) widened. Adds to *error what it costs. ERR_NAN when a weight is no finite number. */
 int fp8_quantise(uint8_t *out, float *scale, const float *w, int64_t n, dtype type, const char *name, fp8_error *error, err *e);
 
+/* The same and back: w holds what a file of such numbers gives. `type`: of the weight in its file, which the values are rounded to
+ * first. ERR_CONFIG for one that is 8-bit already. */
+int fp8_round(float *w, int64_t n, dtype type, const char *name, err *e);
+
 #endif

@@ -55,7 +55,14 @@ int vace_context_build(tensor *context, vae *v, backend *be, const float *frames
         rc = ERR(e, ERR_MEMORY, "no memory for a VACE context of %lld frames", (long long)F);
         goto out;
     }
+    bool grey = !mask;      /* nothing given: both sides are the same zeros */
+    for (int64_t i = 0; grey && i < 3 * pixels; i++)
+        grey = frames[i] == 0;
     for (int side = 0; side < 2; side++) {      /* inactive: frame (1 - m), reactive: frame m, with the mask made hard */
+        if (side && grey) {
+            memcpy(host + 16 * T * plane, host, (size_t)(16 * T * plane) * sizeof *host);
+            break;
+        }
         for (int64_t c = 0; c < 3; c++)
             for (int64_t i = 0; i < pixels; i++) {
                 float m = !mask || mask[i] > 0.5f ? 1.0f : 0.0f;

@@ -3,7 +3,7 @@
 
 B="$W bench --model tiny --device cpu --repeat 2 --blocks 2"
 COLUMNS="engine what case model size frames precision shape repeats median_ms min_ms max_ms p99_ms tflop gbyte floor_ops_ms floor_bytes_ms distance tflop_s frames_s sm_mhz note"
-CASES="attention:self attention:cross gemm:proj gemm:ffn-up gemm:ffn-down block:cond forward:cond vae:decode vae:encode t5:encode capture:without capture:with capture:with-plain offload:resident offload:half offload:all longlive:block longlive:block+vae longlive:prompt-switch sparse:attention vace:cond"
+CASES="attention:self attention:cross gemm:proj gemm:ffn-up gemm:ffn-down block:cond forward:cond vae:decode vae:encode t5:encode capture:without capture:with capture:with-plain capture:probs offload:resident offload:half offload:all longlive:block longlive:block+vae longlive:prompt-switch sparse:attention vace:cond"
 
 check forward-table "no table:" sh -c "$B forward | tee t.txt | grep -q '^forward  *cond'"
 for word in "device:" "cpu:" "floors: operations / 989 TFLOP/s, bytes / 4.3 TB/s" "model: tiny, 64x64, 5 frames, exact, 2 repeats" "latents \[16 2 8 8\] tokens 32"; do

@@ -132,6 +132,44 @@ check from-video-settings "generate with other settings fails:" gen --prompt 'a 
 check from-video-settings-again "--from-video of it fails:" "$W" generate --ckpt-dir ll --device cpu --from-video h.mp4 --save-path h2.mp4 --quiet
 check from-video-settings-same "the repeated video is another:" cmp h.mp4 h2.mp4
 
+# VACE on a causal model: conditions block by block
+vace_module vace.safetensors
+"$W" generate --ckpt-dir ll --device cpu --width 32 --height 32 --seed 3 --prompt 'a tree' --blocks 1 --output-type images --save-path img --quiet >/dev/null 2>&1
+cp "$(find img -name frame_000.png | head -1)" a.png
+cp "$(find img -name frame_008.png | head -1)" b.png
+gen --prompt 'a cat' --blocks 5 --save-path control.mp4 --quiet >/dev/null 2>&1
+gen --prompt 'a dog [at 3] a cat' --blocks 4 --save-path without.y4m --quiet >/dev/null 2>&1
+V="$W generate --ckpt-dir ll --device cpu --width 32 --height 32 --seed 7 --fps 8 --quiet --vace vace.safetensors"
+check vace-reference "a reference on LongLive fails:" $V --prompt 'a dog [at 3] a cat' --blocks 4 --ref-image a.png b.png --save-path reference.y4m
+check vace-reference-acts "a reference changes nothing:" sh -c '! cmp -s without.y4m reference.y4m'
+$V --prompt 'a dog [at 3] a cat' --blocks 4 --ref-image a.png b.png --save-path reference2.y4m >/dev/null 2>&1
+check vace-reference-same "two runs differ:" cmp reference.y4m reference2.y4m
+$V --prompt 'a dog [at 3] a cat' --blocks 4 --ref-image b.png --save-path other.y4m >/dev/null 2>&1
+check vace-reference-counts "another reference gives the same video:" sh -c '! cmp -s other.y4m reference.y4m'
+check vace-zero "--vace-scale 0 on LongLive fails:" $V --prompt 'a dog [at 3] a cat' --blocks 4 --ref-image a.png --control-video control.mp4 --vace-scale 0 --save-path zero.y4m
+check vace-zero-same "scale 0 is not the video without:" cmp without.y4m zero.y4m
+check vace-control "a control video on LongLive fails:" $V --prompt 'a dog [at 3] a cat' --blocks 4 --control-video control.mp4 --save-path steered.y4m
+check vace-control-acts "a control video changes nothing:" sh -c '! cmp -s without.y4m steered.y4m'
+check vace-depth "depth with references and a mask fails:" $V --prompt 'a dog' --blocks 4 --ref-image a.png --control-video control.mp4 --control-type depth --depth-normalise clip --mask-video a.png --save-path depth.y4m
+# a block sees the conditions of its own frames: a longer clip begins like the shorter one
+$V --prompt 'a dog [at 3] a cat' --blocks 5 --control-video control.mp4 --save-path steered5.y4m >/dev/null 2>&1
+check vace-prefix "4 blocks are not the beginning of 5:" sh -c 'cmp -n $(stat -c %s steered.y4m) steered.y4m steered5.y4m'
+check vace-run "a batch with references fails:" "$W" run --config ll.yaml --output-dir vaced --quiet --set batch.limit=1 --set causal.blocks=8 --set model.vace="$TMP/vace.safetensors" \
+    --set "vace.references=[$TMP/a.png]" --set 'vace.scale_by_step={0: 1, 3: 0.5}'
+if command -v h5dump >/dev/null 2>&1; then
+    check vace-trace "references take latent frames, which they do not in causal runs:" sh -c "h5dump -H vaced/long/runs/0000-dog/s7/trace.h5 | grep -q '( 5, 16, 24, 4, 4 )' && ! h5dump -H vaced/long/runs/0000-dog/s7/trace.h5 | grep -q reference_frames"
+else
+    skip vace-trace "no h5dump"
+fi
+for t in 0.3 0.5; do
+    timeout -s KILL $t $V --prompt 'a dog [at 3] a cat' --blocks 40 --ref-image a.png --save-path vr.mp4 --resume-dir vkeep >/dev/null 2>&1
+done
+check vace-resume "resuming with references fails:" $V --prompt 'a dog [at 3] a cat' --blocks 40 --ref-image a.png --save-path vr.mp4 --resume-dir vkeep
+$V --prompt 'a dog [at 3] a cat' --blocks 40 --ref-image a.png --save-path vr2.mp4 >/dev/null 2>&1
+check vace-resume-same "the resumed video differs:" cmp vr.mp4 vr2.mp4
+says vace-many 2 "a block has 3 latent frames and a reference takes the place of one" $V --prompt 'a dog' --blocks 3 --ref-image a.png b.png a.png b.png --save-path never.y4m
+says vace-short 2 "has 57 frames, but video.frames is 69" $V --prompt 'a dog' --blocks 6 --control-video control.mp4 --save-path never.y4m
+
 stand_in alone
 check inspect-lora "inspect does not name the adapter:" sh -c "'$W' inspect ll | grep -q 'adapter: .*lora.safetensors' && '$W' inspect alone | grep -q 'adapter: lora.pt not found'"
 says lora-missing 0 "no lora.pt beside" "$W" run --config ll.yaml --output-dir alone-out --model alone --set batch.limit=1 --set causal.blocks=8
@@ -152,8 +190,8 @@ says bad-shots 2 "shots.cut_frames is set, but the model is LongLive: it knows n
 bad_set bad-slg "sampling.slg_layers is set, but the model is LongLive" sampling.slg_layers=1
 bad_set bad-cfg-skip "sampling.cfg_skip_mode is set, but the model is LongLive" sampling.cfg_skip_mode=late
 bad_set bad-latents "sampling.latent_dtype is set, but the model is LongLive" sampling.latent_dtype=bf16
-bad_set bad-references "section vace is set, but the model is LongLive" "vace.references=[a.png]"
-bad_set bad-vace "takes no VACE conditions here" model.vace=style.safetensors
+bad_set bad-references "has no VACE weights: set model.vace" "vace.references=[$TMP/a.png]"
+bad_set bad-vace "style.safetensors" model.vace=style.safetensors
 says bad-preview 2 "looks at a video that is denoised as a whole" gen --prompt x --save-path t.mp4 --preview 1
 says bad-from-file 2 "--from-file makes several videos, and --stdout is for one" gen --from-file ll.yaml --save-path many --stdout y4m
 bad_set bad-schedule "LongLive makes a block in a few unguided steps" 'schedules.guidance={0: 5}'

@@ -16,6 +16,8 @@ static char *tiny(const char *name)
     return p;
 }
 
+static bool round_weights;      /* engine_options.fp8_scaled of latents_of() */
+
 /* the tiny model with another diffusion model; denoised latents of a short run */
 static float *latents_of(const char *dit, const char *dit_low, const engine_lora *loras, int n_loras, int64_t *n, err *e)
 {
@@ -32,6 +34,7 @@ static float *latents_of(const char *dit, const char *dit_low, const engine_lora
     o.threads = 2;
     o.loras = loras;
     o.n_loras = n_loras;
+    o.fp8_scaled = round_weights;
     const int32_t ids[16] = { 5, 9, 1 };
     run_params r = RUN_PARAMS_INIT;
     r.width = 32;

@@ -38,6 +38,7 @@ typedef struct fake_trace {
     const int32_t *rows; /* NULL writes no /latent_rows */
     int64_t seed;
     bool half, no_seed;
+    const int32_t *shots; /* [F] writes /shots/latent_shot */
     /* attention: [steps][layers][heads][words][F][h][w] */
     const float *maps;
     int64_t steps, layers, heads, words, h, w;
@@ -128,6 +129,11 @@ FIXTURE void write_trace(const char *path, const fake_trace *t)
         put(file, "/latent_rows", H5T_STD_I32LE, H5T_NATIVE_INT32, 1, (hsize_t[]){ (hsize_t)t->T }, t->rows, false);
     if (!t->no_seed)
         put_number(file, "seed", H5T_STD_I64LE, H5T_NATIVE_INT64, &t->seed);
+    if (t->shots) {
+        hid_t group = H5Gcreate2(file, "/shots", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        put(file, "/shots/latent_shot", H5T_STD_I32LE, H5T_NATIVE_INT32, 1, (hsize_t[]){ (hsize_t)t->F }, t->shots, false);
+        H5Gclose(group);
+    }
     if (t->maps) {
         hid_t group = H5Gcreate2(file, "/attention", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
         hsize_t dims[7] = { (hsize_t)t->steps, (hsize_t)t->layers, (hsize_t)t->heads, (hsize_t)t->words,

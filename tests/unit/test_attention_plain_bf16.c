@@ -247,9 +247,9 @@ static const struct { dtype type; int D, heads; int64_t Lq, Lk; int plan, n_word
     { DT_BF16, 200, 2, 70, 65, SINGLES, 4, false, 1 }, { DT_BF16, 128, 40, 64, 512, FULL, 8, false, 1 },
 };
 
-static void test_probs(void **unused)
+static void check_probs(const char *kernels)
 {
-    (void)unused;
+    memset(worst_probs, 0, sizeof worst_probs);
     for (size_t c = 0; c < sizeof maps / sizeof *maps; c++) {
         int D = maps[c].D, N = maps[c].heads, W = maps[c].n_words, n = 0;
         int64_t Lq = maps[c].Lq, Lk = maps[c].Lk, width = (int64_t)N * D;
@@ -278,7 +278,7 @@ static void test_probs(void **unused)
         float *heads = download(&all), *one = download(&mean);
         double *s = malloc((size_t)(4 * Lk + 8) * sizeof *s), *of_key = malloc((size_t)Lk * sizeof *of_key), *avg = malloc((size_t)W * sizeof *avg);
         int64_t *key = malloc((size_t)(4 * Lk + 8) * sizeof *key);
-        double worst = 0;
+        double worst = 0, highest = 0;
         for (int64_t i = 0; i < Lq; i++) {
             for (int w = 0; w < W; w++)
                 avg[w] = 0;
@@ -287,6 +287,7 @@ static void test_probs(void **unused)
                 double top = -INFINITY, total = 0;
                 for (int64_t j = 0; j < m; j++)
                     top = s[j] > top ? s[j] : top;
+                highest = top > highest ? top : highest;
                 memset(of_key, 0, (size_t)Lk * sizeof *of_key);
                 for (int64_t j = 0; j < m; j++) {
                     of_key[key[j]] += exp(s[j] - top);
@@ -308,6 +309,7 @@ static void test_probs(void **unused)
                     worst = off;
             }
         }
+        printf("# case %zu: %s%s, scores up to %.1f: off by %.2e\n", c, dtype_name(maps[c].type), maps[c].given ? " with lse" : "", highest, worst);
         int slot = (maps[c].type == DT_BF16) * 2 + maps[c].given;
         if (!(worst <= worst_probs[slot]))
             worst_probs[slot] = worst;
@@ -316,7 +318,22 @@ static void test_probs(void **unused)
         tensor_free(&tq), tensor_free(&tk), tensor_free(&out), tensor_free(&lse), tensor_free(&all), tensor_free(&mean);
         free(q), free(k), free(begin), free(columns), free(heads), free(one), free(s), free(of_key), free(avg), free(key);
     }
-    printf("# probabilities off by at most: f32 %.2e, with lse %.2e; bf16 %.2e, with lse %.2e\n", worst_probs[0], worst_probs[1], worst_probs[2], worst_probs[3]);
+    printf("# %s: probabilities off by at most: f32 %.2e, with lse %.2e; bf16 %.2e, with lse %.2e\n", kernels, worst_probs[0], worst_probs[1], worst_probs[2], worst_probs[3]);
+}
+
+static void test_probs(void **unused)
+{
+    (void)unused;
+    check_probs("plain attention");
+}
+
+/* log-sum-exp from the chip's own kernel, where it has one */
+static void test_probs_fast(void **unused)
+{
+    (void)unused;
+    setenv("WANSCOPE_PLAIN_ATTENTION", "0", 1);
+    check_probs("fast attention");
+    setenv("WANSCOPE_PLAIN_ATTENTION", "1", 1);
 }
 
 /* ---- noise ---- */
@@ -347,6 +364,24 @@ static void test_noise(void **unused)
                     fail_msg("noise case %zu, draw %d: value %lld is %.9g, expected %.9g", c, draw, (long long)i, (double)a[i], (double)b[i]);
         }
         free(a), free(b);
+    }
+    /* bits of torch.randn(n, generator=g, device="cuda"), the second draw of seed 42 (PyTorch 2.11 on an H200): FNV-1a of the words */
+    static const struct { int64_t n; uint64_t hash; } torch[] = { { 1, 0xb999cea8595b96c2u }, { 5, 0x27fe0588aeb15cb5u }, { 1000, 0xd28ee13c8722c278u },
+                                                                  { (1 << 20) + 3, 0xcc67dbd6271d763au }, { 16 * 21 * 60 * 104, 0x465dc3ef6551b84cu } };
+    for (size_t c = 0; c < sizeof torch / sizeof *torch; c++) {
+        float *v = malloc((size_t)torch[c].n * sizeof *v);
+        uint64_t offset = 0, hash = 14695981039346656037u;
+        err e = { 0 };
+        for (int draw = 0; draw < 2; draw++)
+            assert_int_equal(noise_cuda_normal(be, 42, &offset, 132, 2048, v, torch[c].n, &e), 0);
+        for (int64_t i = 0; i < torch[c].n; i++) {
+            uint32_t word;
+            memcpy(&word, v + i, 4);
+            hash = (hash ^ word) * 1099511628211u;
+        }
+        if (hash != torch[c].hash)
+            fail_msg("the second draw of %lld values is not PyTorch's", (long long)torch[c].n);
+        free(v);
     }
     printf("# noise differs from the CPU's by at most %.2e\n", (double)worst);
     float v[3];
@@ -438,9 +473,10 @@ int main(void)
     const char *device = getenv("TEST_DEVICE");
     err e = { 0 };
     if (!device || strncmp(device, "cuda", 4)) {
-        printf("skipped: bf16 attention needs a GPU (TEST_DEVICE=cuda)\n");
+        printf("1..1\nok 1 - bf16 attention # SKIP it is for GPUs: TEST_DEVICE=cuda\n");
         return 0;
     }
+    setenv("WANSCOPE_PLAIN_ATTENTION", "1", 1);
     if (backend_open(&be, device, &e)) {
         fprintf(stderr, "%s\n", e.text);
         return 1;
@@ -449,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_one_hot),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_probs),
+        cmocka_unit_test(test_probs_fast),
         cmocka_unit_test(test_noise),
         cmocka_unit_test(test_attention_beyond_2_31),
         cmocka_unit_test(test_axpby_beyond_2_31),

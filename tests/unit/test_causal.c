@@ -1,4 +1,5 @@
 /* Causal clips on the DiT of the tiny checkpoint: blocks, caches, draws, saved states, sentences. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -249,6 +250,43 @@ static void sum_of(parts *p, const causal_options *o, int64_t blocks, char hex[6
     causal_free(c);
 }
 
+/* A velocity that goes bad stops the block, and the sentence names the first call that was bad, though all are looked at at its end. */
+static int spoil(const hook_point *p, tensor *value, const attn_args *attn, void *user, err *e)
+{
+    float nan = NAN;
+    (void)attn, (void)e;
+    if (p->block == *(const int *)user && p->step == 1)
+        memcpy(value->data, &nan, sizeof nan);
+    return 0;
+}
+
+static bool want_latents(const hook_point *p, void *user)
+{
+    (void)user;
+    return p->kind == HOOK_LATENTS;
+}
+
+static void test_not_finite(void **state)
+{
+    parts *p = *state;
+    causal_options o = small();
+    hooks h = { 0 };
+    err e = { 0 };
+    tensor t;
+    int block = 2;
+    OK(hooks_edit(&h, (hook_editor){ want_latents, spoil, &block }, &E));
+    causal *c = clip_new(p, &o);
+    sha256 sum;
+    sha256_init(&sum);
+    go(p, c, 2, false, &h, &sum);
+    assert_int_equal(causal_block(c, &h, &t, &e), ERR_NAN);
+    assert_non_null(strstr(e.text, "block 2, step 2 of 2 gave NaN or infinity"));
+    assert_null(t.data);
+    e = (err){ 0 };
+    assert_int_equal(causal_block(c, &h, &t, &e), ERR_INTERNAL);
+    causal_free(c);
+}
+
 /* A window that holds the clip is the whole clip; draws by block do not look ahead. */
 static void test_window(void **state)
 {
@@ -462,7 +500,7 @@ static void test_damaged_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume), cmocka_unit_test(test_hooks), cmocka_unit_test(test_window), cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_resume), cmocka_unit_test(test_hooks), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_window), cmocka_unit_test(test_draws),
         cmocka_unit_test(test_hard_cut), cmocka_unit_test(test_unwarped), cmocka_unit_test(test_options), cmocka_unit_test(test_damaged_state),
     };
     return cmocka_run_group_tests(tests, open_parts, close_parts);

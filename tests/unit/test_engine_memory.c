@@ -3,6 +3,7 @@
 #include "tests/unit/engine_fixture.h"
 
 #include "core/engine_internal.h"
+#include "experiments/forecast.h"
 
 enum { MIB = 1 << 20 };
 
@@ -146,46 +147,76 @@ static void test_choices(void **state)
     }
 }
 
-/* Runs under every plan, one after another on one engine: the same bytes, and nothing stays behind. */
+/* One run; its latents, n of them. */
+static float *denoise(engine *g, size_t *bytes)
+{
+    const int32_t ids[16] = { 5, 9, 1 };
+    prompt *p;
+    tensor t;
+    run_params r = a_run(32, 32, 5);
+    DO(engine_prepare(g, &r, e));
+    DO(engine_encode_ids(g, ids, 16, 3, &p, e));
+    r.cond = (const prompt *const *)&p;
+    r.n_cond = 1;
+    r.boundary = 0.9;
+    DO(engine_run(g, &r, NULL, &t, e));
+    *bytes = (size_t)tensor_bytes(&t);
+    float *host = malloc(*bytes);
+    DO(op_download(host, &t, e));
+    tensor_free(&t);
+    prompt_free(p);
+    return host;
+}
+
+/* One engine under smaller and smaller limits, and back: every plan gives the same bytes and does what it says. */
 static void test_runs(void **state)
 {
     (void)state;
     for (int pair = 0; pair < 2; pair++) {
         engine_options o = ENGINE_OPTIONS_INIT;
         engine *g = open_tiny(&o, pair);
-        const int32_t ids[16] = { 5, 9, 1 };
-        float *want = NULL;
-        for (int k = 0; k < 6; k++) {
-            prompt *p;
-            tensor t;
-            run_params r = a_run(32, 32, 5);
-            g->blocks_to_swap = k % 3;
-            engine_memory m;
-            DO(engine_plan_memory(g, &r, &m, e));
-            m.streams_text = k & 1;
-            m.releases_vae = k & 2;
-            m.one_expert = k & 4;
-            DO(engine_prepare(g, &r, e));
-            g->memory = m;
-            if (g->t5)
-                umt5_close(g->t5);
-            g->t5 = NULL;
-            DO(engine_encode_ids(g, ids, 16, 3, &p, e));
-            r.cond = (const prompt *const *)&p;
-            r.n_cond = 1;
-            DO(engine_run(g, &r, NULL, &t, e));
-            float *got = malloc((size_t)tensor_bytes(&t));
-            DO(op_download(got, &t, e));
-            if (want)
-                assert_memory_equal(got, want, (size_t)tensor_bytes(&t));
-            free(want);
-            want = got;
-            tensor_free(&t);
-            prompt_free(p);
-            assert_true(!pair || !g->memory.one_expert || !g->dits[0] || !g->dits[1]);
-            assert_true((dit_host_bytes(g->dits[pair ? 1 : 0]) > 0) == (g->blocks_to_swap > 0));
+        run_params r = a_run(32, 32, 5);
+        engine_memory m;
+        err e = { 0 };
+        size_t bytes, n;
+        float *want = denoise(g, &bytes), *got;
+        bool seen[2][3][2] = { 0 };      /* streamed text, blocks, one expert */
+        int n_streamed = 0, n_swapped = 0, n_one = 0;
+        g->free_at_open = INT64_MAX / 4;
+        DO(engine_plan_memory(g, &r, &m, e));
+        int64_t all = m.device_bytes + 32 * MIB, step = (m.device_bytes - m.runtime_bytes) / 400;
+        for (g->memory_budget = all; engine_plan_memory(g, &r, &m, &e) == 0; g->memory_budget -= step) {
+            if (seen[m.streams_text][m.blocks_to_swap][m.one_expert])
+                continue;
+            seen[m.streams_text][m.blocks_to_swap][m.one_expert] = true;
+            got = denoise(g, &n);
+            assert_int_equal(n, bytes);
+            assert_memory_equal(got, want, bytes);
+            free(got);
+            assert_int_equal(g->memory.one_expert, m.one_expert);
+            assert_true(!m.one_expert || !g->dits[0] || !g->dits[1]);
+            assert_true((dit_host_bytes(g->dits[pair]) > 0) == (m.blocks_to_swap > 0));
+            n_streamed += m.streams_text;
+            n_swapped += m.blocks_to_swap > 0;
+            n_one += m.one_expert;
+        }
+        assert_int_equal(e.kind, ERR_MEMORY);
+        assert_true(n_streamed > 0 && n_swapped > 0 && (n_one > 0) == pair);
+        g->memory_budget = all;
+        got = denoise(g, &n);
+        assert_memory_equal(got, want, bytes);
+        assert_true(!g->memory.one_expert && !g->memory.blocks_to_swap && (!pair || (g->dits[0] && g->dits[1])));
+        free(got);
+        /* the same with so many blocks as asked for */
+        for (int k = 1; k <= 2; k++) {
+            g->blocks_to_swap = k;
+            got = denoise(g, &n);
+            assert_memory_equal(got, want, bytes);
+            assert_true(dit_host_bytes(g->dits[pair]) > 0);
+            free(got);
         }
         free(want);
+        g->free_at_open = -1;
         engine_close(g);
     }
 }
@@ -248,6 +279,34 @@ static void test_streamed_text(void **state)
     ckpt_close(c);
 }
 
+static void test_forecast(void **state)
+{
+    (void)state;
+    forecast f = { .family = "wan2.1", .device = "a GPU", .runs = 1, .runs_left = 1, .variations = 1, .seeds = 1, .steps = 2, .layers = 40, .fits = true,
+                   .free_bytes = -1, .device_bytes = 8000000000, .host_bytes = 25300000000,
+                   .memory = { .blocks_to_swap = 36, .streams_text = true, .dit_bytes = 3000000000, .slot_bytes = 1400000000, .work_bytes = 2400000000,
+                               .latent_bytes = 100000000, .text_bytes = 450000000, .vae_bytes = 254000000, .decode_bytes = 1500000000,
+                               .runtime_bytes = 750000000, .host_bytes = 25300000000 } };
+    str text = STR_INIT;
+    forecast_print(&f, &text);
+    assert_text_has(str_text(&text), "device   8.00 GB at most: diffusion weights 3.00 GB and room for two blocks 1.40 GB, a step 2.50 GB, text encoder 450 MB "
+                                     "(layer by layer), VAE 254 MB and decoding 1.50 GB, CUDA itself 750 MB\n");
+    assert_text_has(str_text(&text), "host     36 of 40 transformer blocks are streamed from 25.3 GB of pinned memory\n");
+    str_release(&text);
+    f.memory.blocks_to_swap = 0;
+    f.memory.streams_text = false;
+    forecast_print(&f, &text);
+    assert_text_has(str_text(&text), "diffusion weights 3.00 GB, a step 2.50 GB, text encoder 450 MB, VAE");
+    assert_null(strstr(str_text(&text), "host     "));
+    str_release(&text);
+    forecast_line(&f, &text);
+    assert_text_has(str_text(&text), "8.00 GB of device memory");
+    str_release(&text);
+    forecast_json(&f, &text);
+    assert_text_has(str_text(&text), "\"device_bytes\": 8000000000");
+    str_release(&text);
+}
+
 static int make(void **state)
 {
     (void)state;
@@ -266,6 +325,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_choices), cmocka_unit_test(test_runs), cmocka_unit_test(test_streamed_text),
+        cmocka_unit_test(test_forecast),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }

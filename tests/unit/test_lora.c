@@ -120,7 +120,7 @@ static void test_namings(void **state)
         merge_by_hand(&base, 1, factor);
         fix_write(&base, m);
         fix_release(&base);
-        engine_lora l = { a, 0.8, LORA_BOTH, NULL };
+        engine_lora l = { a, 0.8, LORA_BOTH, NULL, NULL, NULL };
         same_video(NULL, NULL, &l, 1, m, NULL);
     }
 }
@@ -140,7 +140,7 @@ static void test_several(void **state)
     merge_by_hand(&base, 2, two);
     fix_write(&base, m);
     fix_release(&base);
-    engine_lora l[3] = { { a, 0.5, LORA_BOTH, NULL }, { z, 0, LORA_BOTH, NULL }, { b, -1.25, LORA_LOW, NULL } };
+    engine_lora l[3] = { { a, 0.5, LORA_BOTH, NULL, NULL, NULL }, { z, 0, LORA_BOTH, NULL, NULL, NULL }, { b, -1.25, LORA_LOW, NULL, NULL, NULL } };
     same_video(NULL, NULL, l, 3, m, NULL);
 }
 
@@ -161,7 +161,7 @@ static void test_experts(void **state)
     merge_by_hand(&base, 2, two);
     fix_write(&base, ml);
     fix_release(&base);
-    engine_lora l[2] = { { a, 1, LORA_HIGH, NULL }, { b, 1, LORA_LOW, NULL } };
+    engine_lora l[2] = { { a, 1, LORA_HIGH, NULL, NULL, NULL }, { b, 1, LORA_LOW, NULL, NULL, NULL } };
     same_video(high, low, l, 2, mh, ml);
 
     err e = { 0 };
@@ -169,6 +169,49 @@ static void test_experts(void **state)
     assert_null(latents_of(NULL, NULL, l, 1, &n, &e));
     assert_text_has(e.text, "meant for the high-noise expert, but");
     assert_text_has(e.text, "use expert both or low");
+}
+
+static void pattern_refused(const char *path, const char *include, const char *exclude, const char *sentence)
+{
+    engine_lora l = { path, 1, LORA_BOTH, NULL, include, exclude };
+    err e = { 0 };
+    int64_t n;
+    assert_null(latents_of(NULL, NULL, &l, 1, &n, &e));
+    assert_text_has(e.text, path);
+    assert_text_has(e.text, sentence);
+}
+
+/* patterns on the names in the file: only what matches, and nothing that matches */
+static void test_patterns(void **state)
+{
+    (void)state;
+    static const struct { const char *include, *exclude; unsigned merged; } CASES[] = {
+        { "self_attn", NULL, 0x03 },          { NULL, "self_attn", 0xfc },     { "blocks[._][0-9]+", "cross|ffn[._]2", 0x0b },
+        { "^base_model.*lora_[AB]", "", 0x55 }, { "attn", "attn.o", 0x05 },
+    };
+    const char *a = tmp_path("p.safetensors"), *m = tmp_path("pm.safetensors");
+    for (size_t k = 0; k < sizeof CASES / sizeof *CASES; k++) {
+        float factor[N_TARGETS];
+        fix base;
+        write_adapter(a, PEFT, 1, 0.8, factor);
+        for (int i = 0; i < N_TARGETS; i++) {
+            if (!(CASES[k].merged >> i & 1) && k != 3)
+                factor[i] = 0;
+            if (k == 3)      /* all modules, but not their alphas, which are not matched: alpha is the rank */
+                factor[i] = 0.8f;
+        }
+        fix_read(&base, tiny("diffusion_pytorch_model.safetensors"));
+        merge_by_hand(&base, 1, factor);
+        fix_write(&base, m);
+        fix_release(&base);
+        engine_lora l = { a, 0.8, LORA_BOTH, NULL, CASES[k].include, CASES[k].exclude };
+        same_video(NULL, NULL, &l, 1, m, NULL);
+    }
+    pattern_refused(a, "(", NULL, "the include pattern '(' is no regular expression");
+    pattern_refused(a, NULL, "blocks\\.\\d", "the exclude pattern 'blocks\\.\\d' has '\\d', which POSIX expressions do not know; write [0-9]");
+    pattern_refused(a, "(?:a)", NULL, "has '(?'");
+    pattern_refused(a, "nothing", NULL, "the patterns leave none of the");
+    pattern_refused(a, NULL, "blocks.0.self_attn.q.lora_B", "the patterns leave out the other");
 }
 
 /* .diff, .diff_b, .diff_m */
@@ -201,7 +244,7 @@ static void test_differences(void **state)
     }
     fix_write(&base, tmp_path("diffed.safetensors"));
     fix_release(&base);
-    engine_lora l = { tmp_path("diff.safetensors"), 0.5, LORA_BOTH, NULL };
+    engine_lora l = { tmp_path("diff.safetensors"), 0.5, LORA_BOTH, NULL, NULL, NULL };
     same_video(NULL, NULL, &l, 1, tmp_path("diffed.safetensors"), NULL);
 }
 
@@ -213,7 +256,7 @@ static void refused(fix *f, const char *path, const char *const *parts)
         fix_write(f, path);
         fix_release(f);
     }
-    engine_lora l = { path, 1, LORA_BOTH, NULL };
+    engine_lora l = { path, 1, LORA_BOTH, NULL, NULL, NULL };
     assert_null(latents_of(NULL, NULL, &l, 1, &n, &e));
     assert_text_has(e.text, path);
     for (; *parts; parts++)
@@ -286,7 +329,7 @@ static void test_parts_counted(void **state)
     fix_write(&f, tmp_path("img.safetensors"));
     fix_release(&f);
     DO(ckpt_open(&c, tmp_path("img.safetensors"), e));
-    lora l = { c, 0, 1 };
+    lora l = { c, 0, 1, NULL, NULL };
     DO(lora_merge_begin(&m, &l, 1, e));
     DO(lora_merge_tensor(m, "blocks.0.cross_attn.k.weight", NULL, 48, 48, &parts, e));
     assert_int_equal(parts, 0);
@@ -306,7 +349,7 @@ static void test_digest(void **state)
     engine_info info;
     engine_options o = ENGINE_OPTIONS_INIT;
     write_adapter(tmp_path("d.safetensors"), PEFT, 1, 1, factor);
-    engine_lora l = { tmp_path("d.safetensors"), 0.5, LORA_BOTH, NULL };
+    engine_lora l = { tmp_path("d.safetensors"), 0.5, LORA_BOTH, NULL, NULL, NULL };
     o.model = TINY;
     o.device = "cpu";
     o.loras = &l;
@@ -338,7 +381,7 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_namings),     cmocka_unit_test(test_several), cmocka_unit_test(test_experts), cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_namings),     cmocka_unit_test(test_patterns), cmocka_unit_test(test_several), cmocka_unit_test(test_experts), cmocka_unit_test(test_differences),
         cmocka_unit_test(test_faults),      cmocka_unit_test(test_parts_counted), cmocka_unit_test(test_digest),
         cmocka_unit_test(test_nan),
     };

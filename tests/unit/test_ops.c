@@ -433,8 +433,61 @@ static void test_elementwise(void **state)
         volatile float s = x[i] / 3.3f;
         assert_memory_equal(&host[i], (const float *)&s, sizeof s);
     }
+    /* x - sigma v in f64: the product and the difference are rounded to f64, the result once more */
+    const double sigma = (double)0.8333333f;
+    assert_int_equal(op_x0(&out, &tx, sigma, &ty, &e), 0);
+    assert_int_equal(op_download(host, &out, &e), 0);
+    for (int i = 0; i < N; i++) {
+        volatile double product = sigma * (double)y[i], difference = (double)x[i] - product;
+        volatile float s = (float)difference;
+        assert_memory_equal(&host[i], (const float *)&s, sizeof s);
+    }
+    assert_int_equal(op_x0(&ty, &tx, sigma, &ty, &e), 0);      /* in place */
+    float *again = malloc(N * sizeof *again);
+    assert_int_equal(op_download(again, &ty, &e), 0);
+    assert_memory_equal(again, host, N * sizeof *host);
+    free(again);
     tensor_free(&tx), tensor_free(&ty), tensor_free(&out);
     free(x), free(y), free(host), free(ref);
+}
+
+/* One bad value anywhere is found; the largest finite one and denormal ones are none. */
+static void test_nonfinite(void **state)
+{
+    (void)state;
+    enum { N = 70001 };
+    const float bad[3] = { NAN, INFINITY, -INFINITY };
+    const int places[3] = { 0, 35000, N - 1 };
+    err e = { 0 };
+    bool found = true;
+    float *x = values(N, 20);
+    x[5] = 3.4028234e38f;
+    x[6] = -1e-45f;
+    tensor t = DEV(x, N);
+    assert_int_equal(op_any_nonfinite(&found, &t, &e), 0);
+    assert_false(found);
+    for (int i = 0; i < 3; i++) {
+        float kept = x[places[i]];
+        x[places[i]] = bad[i];
+        assert_int_equal(op_upload(&t, x, &e), 0);
+        assert_int_equal(op_any_nonfinite(&found, &t, &e), 0);
+        assert_true(found);
+        x[places[i]] = kept;
+    }
+    assert_int_equal(op_upload(&t, x, &e), 0);      /* a flag that was set is taken back */
+    tensor flags = { 0 };
+    const int32_t ones[3] = { 1, 1, 1 };
+    int32_t got[3];
+    assert_int_equal(TENSOR_NEW(&flags, t.be, DT_I32, &e, 3), 0);
+    assert_int_equal(op_upload(&flags, ones, &e), 0);
+    tensor middle = tensor_rows(&flags, 1, 1);
+    assert_int_equal(op_nonfinite(&middle, &t, &e), 0);
+    assert_int_equal(op_download(got, &flags, &e), 0);
+    assert_int_equal(got[0], 1);
+    assert_int_equal(got[1], 0);
+    assert_int_equal(got[2], 1);
+    tensor_free(&flags), tensor_free(&t);
+    free(x);
 }
 
 static void test_patches_round_trip(void **state)
@@ -553,7 +606,7 @@ int main(void)
         cmocka_unit_test(test_attention_plan_errors),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_conv),
-        cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_nonfinite),
         cmocka_unit_test(test_patches_round_trip),
         cmocka_unit_test(test_same_bits_for_any_number_of_threads),
         cmocka_unit_test(test_embed_rejects_ids_outside_the_vocabulary),

@@ -109,10 +109,69 @@ static void test_with_lora(void **state)
     fix_write(&f, tmp_path("l.safetensors"));
     fix_release(&f);
     make_pair(F32_ONE, tmp_path("ls.safetensors"), tmp_path("lp.safetensors"));
-    engine_lora l = { tmp_path("l.safetensors"), 1, LORA_BOTH, NULL };
+    engine_lora l = { tmp_path("l.safetensors"), 1, LORA_BOTH, NULL, NULL, NULL };
     err e = { 0 };
     int64_t n, m;
     float *a = latents_of(tmp_path("ls.safetensors"), NULL, &l, 1, &n, &e), *b = latents_of(tmp_path("lp.safetensors"), NULL, &l, 1, &m, &e);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_memory_equal(a, b, (size_t)n * sizeof *a);
+    free(a);
+    free(b);
+}
+
+/* rounded as they are read: the video of the file that was quantised before; adapters are merged before that */
+static void test_at_load(void **state)
+{
+    (void)state;
+    fix f;
+    const char *base = tiny("diffusion_pytorch_model.safetensors");
+    fix_read(&f, base);
+    dtype type = fix_find(&f, "blocks.0.self_attn.q.weight")->type;
+    assert_true(type == DT_F32 || type == DT_BF16);
+    make_pair(type == DT_BF16 ? BF16_ONE : F32_ONE, tmp_path("small.safetensors"), tmp_path("plain.safetensors"));
+    err e = { 0 };
+    int64_t n, m;
+    round_weights = true;
+    float *a = latents_of(NULL, NULL, NULL, 0, &n, &e);
+    float *twice = latents_of(tmp_path("small.safetensors"), NULL, NULL, 0, &m, &e);
+    assert_null(twice);
+    assert_text_has(e.text, "is F8_E4M3 already: quantising twice only adds error");
+    round_weights = false;
+    float *b = latents_of(tmp_path("plain.safetensors"), NULL, NULL, 0, &m, &e), *whole = latents_of(NULL, NULL, NULL, 0, &m, &e);
+    assert_non_null(a);
+    assert_memory_equal(a, b, (size_t)n * sizeof *a);
+    assert_memory_not_equal(a, whole, (size_t)n * sizeof *a);
+    free(a);
+    free(b);
+    free(whole);
+
+    /* an adapter of one module: rounded together with its weight */
+    float down[2 * 48], up[48 * 2], *w;
+    fix l = { .n = 0 };
+    fix_noise(down, 96, 1, 0.4f);
+    fix_noise(up, 96, 2, 0.4f);
+    FIX_PUT(&l, "blocks.1.self_attn.q.lora_A.weight", DT_F32, down, 2, 48);
+    FIX_PUT(&l, "blocks.1.self_attn.q.lora_B.weight", DT_F32, up, 48, 2);
+    fix_write(&l, tmp_path("l.safetensors"));
+    fix_release(&l);
+    w = fix_values(&f, "blocks.1.self_attn.q.weight", &n);
+    for (int r = 0; r < 48; r++)
+        for (int c = 0; c < 48; c++) {
+            float sum = 0;
+            for (int k = 0; k < 2; k++)
+                sum += up[r * 2 + k] * down[k * 48 + c];
+            w[r * 48 + c] += sum;
+        }
+    FIX_PUT(&f, "blocks.1.self_attn.q.weight", type, w, 48, 48);
+    free(w);
+    fix_write(&f, tmp_path("merged.safetensors"));
+    fix_release(&f);
+    engine_lora adapter = { tmp_path("l.safetensors"), 1, LORA_BOTH, NULL, NULL, NULL };
+    round_weights = true;
+    a = latents_of(NULL, NULL, &adapter, 1, &n, &e);
+    b = latents_of(tmp_path("merged.safetensors"), NULL, NULL, 0, &m, &e);
+    round_weights = false;
     assert_non_null(a);
     assert_non_null(b);
     assert_memory_equal(a, b, (size_t)n * sizeof *a);
@@ -245,7 +304,7 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rule),   cmocka_unit_test(test_reading),      cmocka_unit_test(test_with_lora),
+        cmocka_unit_test(test_rule),   cmocka_unit_test(test_reading),      cmocka_unit_test(test_with_lora), cmocka_unit_test(test_at_load),
         cmocka_unit_test(test_scales), cmocka_unit_test(test_text_encoder),
     };
     return cmocka_run_group_tests(tests, make, clean);

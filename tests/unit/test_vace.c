@@ -352,6 +352,81 @@ static void test_split(void **state)
     inputs_free(&in);
 }
 
+/* adapters reach the hint blocks too, whether these lie with the base or in a file of their own */
+static void test_adapter(void **state)
+{
+    (void)state;
+    inputs in;
+    fix whole, part = { .n = 0 }, adapter = { .n = 0 };
+    float *down = malloc(2 * 128 * sizeof *down), *up = malloc(128 * 2 * sizeof *up), *w, *got[4];
+    int64_t n;
+    TRY_SKIP(golden("wan-vace/golden.safetensors"));
+    inputs_read(&in);
+    fix_noise(down, 2 * 128, 11, 0.3f);
+    fix_noise(up, 128 * 2, 12, 0.3f);
+    FIX_PUT(&adapter, "vace_blocks.1.self_attn.v.lora_A.weight", DT_F32, down, 2, 128);
+    FIX_PUT(&adapter, "vace_blocks.1.self_attn.v.lora_B.weight", DT_F32, up, 128, 2);
+    fix_write(&adapter, tmp_path("hints.safetensors"));
+    fix_release(&adapter);
+    fix_read(&whole, golden("wan-vace/diffusion_pytorch_model.safetensors"));
+    for (int i = 0; i < whole.n; i++)
+        if (str_starts_with(whole.t[i].name, "vace_"))
+            part.t[part.n++] = whole.t[i];
+    fs_mkdirs(tmp_path("hints"), NULL);
+    fs_mkdirs(tmp_path("merged"), NULL);
+    fix_write(&part, tmp_path("hints/vace_module.safetensors"));
+    w = fix_values(&whole, "vace_blocks.1.self_attn.v.weight", &n);
+    assert_int_equal(n, 128 * 128);
+    for (int r = 0; r < 128; r++)
+        for (int c = 0; c < 128; c++) {
+            float sum = 0;
+            for (int k = 0; k < 2; k++)
+                sum += up[r * 2 + k] * down[k * 128 + c];
+            w[r * 128 + c] += 0.5f * sum;
+        }
+    FIX_PUT(&whole, "vace_blocks.1.self_attn.v.weight", DT_F32, w, 128, 128);
+    fix_write(&whole, tmp_path("merged/diffusion_pytorch_model.safetensors"));
+    char *config;
+    size_t len;
+    DO(fs_read_text(&config, &len, golden("wan-vace/config.json"), e));
+    DO(fs_write_atomic(tmp_path("merged/config.json"), config, len, e));
+    free(config);
+    engine_lora l = { tmp_path("hints.safetensors"), 0.5, LORA_BOTH, NULL, NULL, NULL };
+    for (int k = 0; k < 4; k++) {      /* without; with; hints in their own file; merged by hand */
+        engine *g;
+        vace_condition *c;
+        engine_options o = ENGINE_OPTIONS_INIT;
+        o.model = k == 3 ? tmp_path("merged") : golden("wan-vace");
+        o.vace = k == 2 ? tmp_path("hints/vace_module.safetensors") : NULL;
+        o.t5 = golden("wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+        o.vae = golden("wan-t2v/Wan2.1_VAE.pth");
+        o.device = "cpu";
+        o.loras = k == 1 || k == 2 ? &l : NULL;
+        o.n_loras = k == 1 || k == 2;
+        DO(engine_open(&g, &o, e));
+        prompt *p = prompt_of(g, in.text);
+        vace_inputs v = { 64, 48, 9, 1, (const float *const *)in.refs, in.frames, in.mask };
+        DO(engine_vace_encode(g, &v, &c, e));
+        run_params r = params((const prompt *const *)&p);
+        r.vace = c;
+        r.vace_references = 1;
+        got[k] = run(g, &r, NULL, &n);
+        vace_condition_free(c);
+        prompt_free(p);
+        engine_close(g);
+    }
+    assert_memory_not_equal(got[0], got[1], (size_t)n * sizeof(float));
+    assert_memory_equal(got[1], got[2], (size_t)n * sizeof(float));
+    assert_memory_equal(got[1], got[3], (size_t)n * sizeof(float));
+    for (int k = 0; k < 4; k++)
+        free(got[k]);
+    free(down);
+    free(up);
+    free(w);
+    fix_release(&whole);
+    inputs_free(&in);
+}
+
 static void test_faults(void **state)
 {
     (void)state;
@@ -407,7 +482,7 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_adapter), cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
