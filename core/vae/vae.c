@@ -59,6 +59,11 @@ int64_t vae_weight_bytes(const vae *v)
     return vae_weights_bytes(v);
 }
 
+dtype vae_frame_type(const vae *v)
+{
+    return v->type;
+}
+
 /* ---- streams ---- */
 
 /* The last input frames of a cached convolution: those of `past`, and before them those of `before`, so that a history that grows

@@ -24,6 +24,7 @@ int vae_open(vae **out, backend *be, const ckpt *c, const precision *prec, err *
 void vae_close(vae *v);
 const vae_config *vae_get_config(const vae *v);
 int64_t vae_weight_bytes(const vae *v);
+dtype vae_frame_type(const vae *v);      /* of frames and histories: DT_F32 or DT_BF16 */
 
 int vae_decoder_new(vae_stream **out, vae *v, err *e);
 int vae_encoder_new(vae_stream **out, vae *v, err *e);
