@@ -180,10 +180,10 @@ int conv_head(backend *be, const conv_args *a, err *e)
     p.tiles_x = (p.W + TW - 1) / TW;
     p.tiles_y = (p.H + TH - 1) / TH;
     p.n_tiles = (int)((int64_t)p.tiles_x * p.tiles_y * a->out->shape[0]);
-    static bool sized;      /* every device of a process is of one kind */
-    if (!sized)
+    static int sized = -1;      /* the device that knows the size of this kernel's shared memory */
+    if (sized != impl(be)->device)
         CUDA_TRY(cudaFuncSetAttribute(head_conv, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM), "conv");
-    sized = true;
+    sized = impl(be)->device;
     head_conv<<<p.n_tiles < impl(be)->sm_count ? p.n_tiles : impl(be)->sm_count, 384, SMEM, impl(be)->stream>>>(p);
     return cuda_launched(be, "conv", e);
 }

@@ -431,10 +431,10 @@ template <class C> int launch(backend *be, const conv_args *a, err *e)
     if (tensor_nrows(a->out) > 2147483647)
         return ERR(e, ERR_SHAPE, "a convolution of %lld pixels is too large for one launch", (long long)tensor_nrows(a->out));
     p.n_tiles = (int)tiles;
-    static bool sized;      /* one a tile shape; every device of a process is of one kind */
-    if (!sized)
+    static int sized = -1;      /* the device that knows the size of this kernel's shared memory */
+    if (sized != impl(be)->device)
         CUDA_TRY(cudaFuncSetAttribute(slab_conv<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SMEM), "conv");
-    sized = true;
+    sized = impl(be)->device;
     int blocks = p.n_tiles < impl(be)->sm_count ? p.n_tiles : impl(be)->sm_count;
     slab_conv<C><<<blocks, 384, C::SMEM, impl(be)->stream>>>(p);
     return cuda_launched(be, "conv", e);
