@@ -408,6 +408,8 @@ int op_conv(const conv_args *a, err *e)
     NEED(!a->before || (a->past && a->before->ndim == 4 && a->before->shape[1] == a->x->shape[1] && a->before->shape[2] == a->x->shape[2] &&
                         a->before->shape[3] == a->x->shape[3]), "the frames before past do not fit", a->before, a->x);
     NEED(!a->residual || (same_shape(a->residual, a->out)), "residual does not fit", a->residual, a->out);
+    NEED(!a->w_up || (a->upsample2x && a->w->shape[1] == 1 && a->w->shape[2] == 3 && a->w->shape[3] == 3 && a->w_up->dtype == a->w->dtype &&
+                      tensor_count(a->w_up) == 16 * a->w->shape[0] * a->w->shape[4]), "the summed taps do not fit", a->w_up, a->w);
     NEED(!a->norm || (tensor_count(a->norm) == a->out->shape[3] && a->norm->dtype == DT_F32), "norm does not fit", a->norm, a->out);
     NEED(a->act == ACT_NONE || (a->norm && a->act == ACT_SILU), "activation", a->out, NULL);
     NEED(a->stride_t > 0 && a->stride_h > 0 && a->stride_w > 0, "strides", a->x, NULL);

@@ -89,6 +89,8 @@ typedef struct conv_args {
     int stride_t, stride_h, stride_w;
     int pad_h, pad_w;                /* zeros above and to the left; below and right follow from the output size */
     bool upsample2x;                 /* x is read as its nearest 2x enlargement in rows and columns */
+    const tensor *w_up;              /* with upsample2x, 3x3 and kt 1: w with the taps summed that fall on one pixel of x, [Cout, 2x2 phases, 2, 2, Cin] */
+                                     /* (row parity, column parity; row, column), or NULL; a backend may use it instead: 4/9 of the products */
     const tensor *norm;              /* gamma f32 [Cout] or NULL: op_pixel_norm() with it and `act` is applied to the result; where that */
     activation act;                  /* is fused, the norm takes the f32 sums, otherwise values rounded to out's type */
 } conv_args;

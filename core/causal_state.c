@@ -367,8 +367,9 @@ static int load_vae(const char *name, tensor *slot, void *user, err *e)
     const ckpt_tensor *t = ckpt_find(l->f, full);
     if (!t)
         return 0;
-    if (t->dtype != DT_F32 || t->ndim != 4)
-        return ERR(e, ERR_SHAPE, "%s: tensor '%s' of the state is not [frames, rows, columns, channels] in F32; begin anew without the file", ckpt_path(l->f), full);
+    if (t->dtype != vae_frame_type(l->c->m.v) || t->ndim != 4)
+        return ERR(e, ERR_SHAPE, "%s: tensor '%s' of the state is %s with %d axes, the VAE needs [frames, rows, columns, channels] in %s; begin anew without the file",
+                   ckpt_path(l->f), full, dtype_name(t->dtype), t->ndim, dtype_name(vae_frame_type(l->c->m.v)));
     int rc = tensor_new(slot, l->c->m.be, t->dtype, t->ndim, t->shape, e);
     return rc ? rc : op_upload(slot, t->data, e);
 }

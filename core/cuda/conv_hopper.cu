@@ -6,7 +6,8 @@
  * slab are pixels, so a tap is only another start address of the wgmma descriptor, and an m64 tile is 8 x 8 pixels: eight neighbours
  * of a row are the eight rows of a core matrix, the distance between two rows of pixels is the descriptor's stride. The swizzle acts
  * on addresses, so any row may be the first. History frames have tensor maps of their own, nothing is joined in memory. A nearest
- * 2x enlargement is never made: each of the four output phases (row and column parity) reads the small frame through a shift table.
+ * 2x enlargement is never made: each of the four output phases (row and column parity) reads the small frame through a shift table,
+ * or, where the caller has summed the taps that fall on one pixel, as a 2 x 2 kernel of its own.
  *
  * One producer warp copies, two consumer warpgroups multiply; blocks are persistent and take tiles in a fixed order. The sum over K
  * of one output has one order for given channel counts (frame, channel block, tap), whatever the tile, so results do not depend on
@@ -39,18 +40,18 @@ struct slab_args {
     int out_f32, silu;
 };
 
-template <int CB_, int BN_, int MB_, int TH_, int KS_, int GROUP_, int WEIGHTS_, int SLABS_, int UNITS_> struct tile {
+template <int CB_, int BN_, int MB_, int TH_, int KS_, int TAPS_, int GROUP_, int WEIGHTS_, int SLABS_, int UNITS_> struct tile {
     static constexpr int CB = CB_;                  /* input channels of a slab: 64 with 128-byte swizzle, 32 with 64-byte */
     static constexpr int BN = BN_;                  /* output channels */
     static constexpr int MB = MB_;                  /* m64 tiles of a consumer */
     static constexpr int TW = 16, TH = TH_;
-    static constexpr int KS = KS_;                  /* 3 or 1: rows and columns of the kernel */
+    static constexpr int KS = KS_;                  /* 3 or 1: rows and columns that the kernel spans */
+    static constexpr int TAPS = TAPS_;              /* KS KS, or 4: the sums of the taps that coincide in one phase of an enlargement */
     static constexpr int GROUP = GROUP_;            /* taps of one weight stage */
     static constexpr int WEIGHTS = WEIGHTS_;        /* weight stages */
     static constexpr int SLABS = SLABS_;            /* slab stages */
     static constexpr int UNITS = UNITS_;            /* staging pieces of a warp: 16 pixels x CHUNK channels */
     static constexpr int HALO = KS / 2, PITCH = TW + 2 * HALO, ROWS = TH + 2 * HALO;
-    static constexpr int TAPS = KS * KS;
     static constexpr int SLAB_BYTES = PITCH * ROWS * CB * 2, SLAB_STEP = (SLAB_BYTES + 1023) / 1024 * 1024;
     static constexpr int TAP_BYTES = BN * CB * 2, WEIGHT_BYTES = GROUP * TAP_BYTES, WEIGHT_STEP = (WEIGHT_BYTES + 1023) / 1024 * 1024;
     static constexpr int CHUNK = BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 0;      /* 0: too narrow to stage */
@@ -155,7 +156,8 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                         for (int g = 0; g < C::TAPS; g += C::GROUP) {
                             mbar_wait(weight_empty + 8 * stage, stage_phase);
                             mbar_expect(weight_full + 8 * stage, C::WEIGHT_BYTES);
-                            tma_load_3d(weights + stage * C::WEIGHT_STEP, &p.weights, weight_full + 8 * stage, cb * C::CB, q.n, dt * C::TAPS + g, L2_EVICT_LAST);
+                            tma_load_3d(weights + stage * C::WEIGHT_STEP, &p.weights, weight_full + 8 * stage, cb * C::CB, q.n, (C::TAPS == 4 ? 2 * q.a + q.b : dt) * C::TAPS + g,
+                                        L2_EVICT_LAST);
                             if (++stage == C::WEIGHTS) {
                                 stage = 0;
                                 stage_phase ^= 1;
@@ -176,11 +178,6 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
         const uint64_t a_desc = wgmma_desc(0, 16, C::PITCH * ROW, SWIZZLE), b_desc = wgmma_desc(0, 16, 8 * ROW, SWIZZLE);
         int slab = 0, slab_phase = 0, stage = 0, stage_phase = 0;
         float acc[C::MB][C::BN / 2];
-        /* The first consumer keeps ahead by a few weight stages, so that one multiplies while the other writes its results. */
-        constexpr int AHEAD = C::WEIGHTS - 1;
-        int groups = 0;
-        if (consumer == 1)
-            named_sync(1, 256);
 
         for (int i = blockIdx.x; i < p.n_tiles; i += gridDim.x) {
             place q = place_of(p, i, C::BN, C::TH);
@@ -236,7 +233,10 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
 #pragma unroll
                         for (int j = 0; j < C::GROUP; j++) {
                             int tap = first + j, dy = tap / C::KS, dx = tap % C::KS;
-                            if (p.phases == 4) {      /* floor((phase + d - 1) / 2), from the border */
+                            if constexpr (C::TAPS == 4) {
+                                dy = q.a + tap / 2;
+                                dx = q.b + tap % 2;
+                            } else if (p.phases == 4) {      /* floor((phase + d - 1) / 2), from the border */
                                 dy = (q.a + dy + 1) >> 1;
                                 dx = (q.b + dx + 1) >> 1;
                             }
@@ -252,8 +252,6 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                         }
                         wgmma_commit();
                         keep = 1;
-                        if (groups < AHEAD && ++groups == AHEAD && consumer == 0)
-                            named_arrive(1, 256);
                         wgmma_wait<1>();      /* the group before is done: give back what it read */
                         if (lane == 0) {
                             if (old_stage >= 0)
@@ -275,9 +273,6 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                     }
                 }
             wgmma_wait<0>();
-            if (groups < AHEAD && consumer == 0)      /* a tile of fewer stages */
-                named_arrive(1, 256);
-            groups = AHEAD;
 #pragma unroll
             for (int m = 0; m < C::MB; m++)
                 wgmma_pin(acc[m]);
@@ -356,7 +351,7 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
                     fetch_residual(u + C::UNITS);
                     forget();
                 }
-            } else {      /* a few channels only: the picture */
+            } else {      /* a few channels only */
                 const int g = lane >> 2, quad = lane & 3;
 #pragma unroll
                 for (int m = 0; m < C::MB; m++)
@@ -380,18 +375,21 @@ template <class C> __global__ void __launch_bounds__(384, 1) slab_conv(const __g
 #endif
 }
 
-/* CB BN MB TH KS taps-a-stage weight-stages slab-stages staging-units */
-typedef tile<64, 192, 2, 16, 3, 1, 4, 2, 3> wide;        /* 192 channels, or 384 in two */
-typedef tile<64, 128, 3, 24, 3, 1, 4, 2, 2> tall;        /* 384 in three: fewer, larger tiles */
-typedef tile<64, 192, 1, 8, 3, 1, 5, 2, 3> small;        /* small frames: twice as many tiles */
-typedef tile<32, 96, 3, 24, 3, 3, 5, 2, 9> narrow;       /* 96 channels */
-typedef tile<32, 16, 3, 24, 3, 9, 3, 2, 1> picture;      /* the head */
-typedef tile<64, 192, 2, 16, 1, 1, 3, 3, 3> temporal;    /* kernels of one pixel over frames */
+/* CB BN MB TH KS taps, taps a stage, weight stages, slab stages, staging units */
+typedef tile<64, 192, 2, 16, 3, 9, 1, 4, 2, 3> wide;        /* 192 channels, or 384 in two */
+typedef tile<64, 128, 3, 24, 3, 9, 1, 4, 2, 2> tall;        /* 384 in three: fewer, larger tiles */
+typedef tile<64, 192, 1, 8, 3, 9, 1, 5, 2, 3> small;        /* small frames: twice as many tiles */
+typedef tile<32, 96, 3, 24, 3, 9, 3, 4, 2, 9> narrow;       /* 96 channels */
+typedef tile<64, 16, 1, 8, 3, 9, 9, 3, 2, 1> tiny;          /* the encoder's head, in two */
+typedef tile<64, 192, 2, 16, 1, 1, 1, 3, 3, 3> temporal;    /* kernels of one pixel over frames */
+typedef tile<64, 192, 2, 16, 3, 4, 1, 4, 2, 3> wide_up;
+typedef tile<32, 96, 3, 24, 3, 4, 4, 3, 2, 9> narrow_up;
 
 template <class C> int launch(backend *be, const conv_args *a, err *e)
 {
     slab_args p = {};
     int64_t C_in = a->x->shape[3], kt = a->w->shape[1];
+    const tensor *w = C::TAPS == 4 ? a->w_up : a->w;
     const tensor *frames[3] = { a->x, a->past, a->before };
     const char *names[3] = { "the frames of a convolution", "the past of a convolution", "the older past of a convolution" };
     const CUtensorMapSwizzle swizzle = C::CB == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
@@ -407,10 +405,10 @@ template <class C> int launch(backend *be, const conv_args *a, err *e)
         if (rc)
             return rc;
     }
-    uint64_t dim[3] = { (uint64_t)C_in, (uint64_t)a->w->shape[0], (uint64_t)(kt * C::TAPS) };
+    uint64_t dim[3] = { (uint64_t)C_in, (uint64_t)w->shape[0], (uint64_t)(C::TAPS == 4 ? 16 : kt * C::TAPS) };
     uint64_t stride[2] = { dim[0] * dim[2] * 2, dim[0] * 2 };
     uint32_t box[3] = { C::CB, C::BN, C::GROUP };
-    int rc = tma_map(be, &p.weights, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, a->w->data, dim, stride, box, swizzle, "the weights of a convolution", e);
+    int rc = tma_map(be, &p.weights, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, w->data, dim, stride, box, swizzle, "the weights of a convolution", e);
     if (rc)
         return rc;
     p.bias = (const float *)a->bias->data;
@@ -433,10 +431,10 @@ template <class C> int launch(backend *be, const conv_args *a, err *e)
     if (tensor_nrows(a->out) > 2147483647)
         return ERR(e, ERR_SHAPE, "a convolution of %lld pixels is too large for one launch", (long long)tensor_nrows(a->out));
     p.n_tiles = (int)tiles;
-    static bool sized;      /* one a tile shape; every device of a process is of one kind */
-    if (!sized)
+    static int sized = -1;      /* the device that knows the size of this kernel's shared memory */
+    if (sized != impl(be)->device)
         CUDA_TRY(cudaFuncSetAttribute(slab_conv<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SMEM), "conv");
-    sized = true;
+    sized = impl(be)->device;
     int blocks = p.n_tiles < impl(be)->sm_count ? p.n_tiles : impl(be)->sm_count;
     slab_conv<C><<<blocks, 384, C::SMEM, impl(be)->stream>>>(p);
     return cuda_launched(be, "conv", e);
@@ -455,13 +453,13 @@ template <class C> double cost(backend *be, const conv_args *a, double slower)
 bool conv_hopper_can(const backend *be, const conv_args *a)
 {
     int64_t cin = a->x->shape[3], cout = a->w->shape[0], ks = a->w->shape[2];
-    bool wide_ok = cin % 64 == 0 && cout % 8 == 0, narrow_ok = ks == 3 && cin % 32 == 0 && (cout % 8 == 0 || cout <= 16);
+    bool f32 = a->out->dtype == DT_F32, wide_ok = cin % 64 == 0 && (cout % 8 == 0 || f32), narrow_ok = !f32 && ks == 3 && cin % 32 == 0 && cout % 8 == 0;
     int up = a->upsample2x ? 2 : 1;
     int major = 0;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, impl((backend *)be)->device);
     return major == 9 && ks == a->w->shape[3] && (ks == 3 || ks == 1) && a->pad_h == ks / 2 && a->pad_w == ks / 2 && a->stride_t == 1 &&
            a->stride_h == 1 && a->stride_w == 1 && a->out->shape[1] == up * a->x->shape[1] && a->out->shape[2] == up * a->x->shape[2] &&
-           (up == 1 || ks == 3) && a->w->shape[1] <= a->n_past + 1 && (wide_ok || narrow_ok) && (a->out->dtype == DT_BF16 || (cout <= 16 && ks == 3)) &&
+           (up == 1 || ks == 3) && a->w->shape[1] <= a->n_past + 1 && (f32 ? ks == 3 && (conv_head_can(a) || (wide_ok && cout <= 64)) : wide_ok || narrow_ok) &&
            a->x->shape[1] < 32768 && a->x->shape[2] < 32768;
 }
 
@@ -483,10 +481,12 @@ int conv_hopper(backend *be, const conv_args *args, err *e)
     int64_t cin = a->x->shape[3], cout = a->w->shape[0], ks = a->w->shape[2];
     if (ks == 1)
         return launch<temporal>(be, a, e);
-    if (cout <= 16)
-        return launch<picture>(be, a, e);
+    if (a->out->dtype == DT_F32)
+        return conv_head_can(a) ? conv_head(be, a, e) : launch<tiny>(be, a, e);
     if (cin % 64 || cout == 96)
-        return launch<narrow>(be, a, e);
+        return a->w_up ? launch<narrow_up>(be, a, e) : launch<narrow>(be, a, e);
+    if (a->w_up)
+        return launch<wide_up>(be, a, e);
     if (a->norm)
         return launch<wide>(be, a, e);
     double w = cost<wide>(be, a, 1.0), t = cost<tall>(be, a, 1.0), s = cost<small>(be, a, 1.15);

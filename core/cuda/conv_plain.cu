@@ -11,31 +11,33 @@ typedef __nv_bfloat16 bf16;
 
 struct plain_args {
     const bf16 *frames[3];      /* x, past, before */
-    int64_t n_frames[3];
+    int n_frames[3];
     const bf16 *w, *residual;
     const float *bias;
     void *out;
-    int64_t H, W, C, To, Ho, Wo, N, K;
-    int kt, kh, kw, n_past, st, sh, sw, ph, pw, up;
+    int H, W, C, N, K;
+    int64_t To, Ho, Wo;
+    int kh, kw, n_past, st, sh, sw, ph, pw;
+    int up;                     /* 1 with the enlargement: coordinates halve */
     bool out_f32;
 };
 
 enum { BM = 64, BN = 64, BK = 32, ROW = BK + 8 };
 
-struct pixel_at { int64_t t, y, x; bool there; };
+struct pixel_at { int t, y, x; bool there; };
 
 /* element k of the K axis for an output pixel, where it lies; NULL: zero */
-__device__ inline const bf16 *source(const plain_args &p, const pixel_at &at, int64_t k)
+__device__ inline const bf16 *source(const plain_args &p, const pixel_at &at, int k)
 {
     if (!at.there || k >= p.K)
         return NULL;
-    int64_t c = k % p.C, tap = k / p.C;
-    int64_t t = at.t + tap / (p.kh * p.kw), y = at.y + tap / p.kw % p.kh, x = at.x + tap % p.kw;
-    if (y < 0 || x < 0 || y >= p.H * p.up || x >= p.W * p.up)
+    int tap = k / p.C, c = k - tap * p.C, row = tap / p.kw, x = at.x + tap - row * p.kw, dt = row / p.kh, y = at.y + row - dt * p.kh, t = at.t + dt;
+    if (y < 0 || x < 0 || y >= p.H << p.up || x >= p.W << p.up)
         return NULL;
+#pragma unroll
     for (int m = 0; m < 3; m++) {
         if (t >= 0)
-            return p.frames[m] + ((t * p.H + y / p.up) * p.W + x / p.up) * p.C + c;
+            return p.frames[m] + (((int64_t)t * p.H + (y >> p.up)) * p.W + (x >> p.up)) * p.C + c;
         if (m < 2)
             t += p.n_frames[m + 1];
     }
@@ -58,18 +60,18 @@ template <bool EIGHT> __global__ void __launch_bounds__(128) plain(const __grid_
     pixel_at at;
     int64_t pixel = first_pixel + row;
     at.there = pixel < pixels;
-    at.t = pixel / (p.Ho * p.Wo) * p.st - p.n_past;
-    at.y = pixel / p.Wo % p.Ho * p.sh - p.ph;
-    at.x = pixel % p.Wo * p.sw - p.pw;
-    const bf16 *weights = first_channel + row < p.N ? p.w + (first_channel + row) * p.K : NULL;
+    at.t = (int)(pixel / (p.Ho * p.Wo)) * p.st - p.n_past;
+    at.y = (int)(pixel / p.Wo % p.Ho) * p.sh - p.ph;
+    at.x = (int)(pixel % p.Wo) * p.sw - p.pw;
+    const bf16 *weights = first_channel + row < p.N ? p.w + (first_channel + row) * (int64_t)p.K : NULL;
     float acc[2][4][4] = {};
 
-    for (int64_t k0 = 0; k0 < p.K; k0 += BK) {
+    for (int k0 = 0; k0 < p.K; k0 += BK) {
         union { uint4 v[2]; bf16 e[16]; } a, b;
         if (EIGHT) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                int64_t k = k0 + piece + 8 * j;
+                int k = k0 + piece + 8 * j;
                 const bf16 *from = source(p, at, k);
                 a.v[j] = from ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
                 b.v[j] = weights && k < p.K ? *(const uint4 *)(weights + k) : make_uint4(0, 0, 0, 0);
@@ -77,7 +79,7 @@ template <bool EIGHT> __global__ void __launch_bounds__(128) plain(const __grid_
         } else {
 #pragma unroll
             for (int j = 0; j < 16; j++) {
-                int64_t k = k0 + piece + j;
+                int k = k0 + piece + j;
                 const bf16 *from = source(p, at, k);
                 a.e[j] = from ? *from : __float2bfloat16(0);
                 b.e[j] = weights && k < p.K ? weights[k] : __float2bfloat16(0);
@@ -137,31 +139,30 @@ int conv_plain(backend *be, const conv_args *a, err *e)
     for (int i = 0; i < 3; i++)
         if (frames[i]) {
             p.frames[i] = (const bf16 *)frames[i]->data;
-            p.n_frames[i] = frames[i]->shape[0];
+            p.n_frames[i] = (int)frames[i]->shape[0];
         }
     p.w = (const bf16 *)a->w->data;
     p.residual = a->residual ? (const bf16 *)a->residual->data : NULL;
     p.bias = (const float *)a->bias->data;
     p.out = a->out->data;
     p.out_f32 = a->out->dtype == DT_F32;
-    p.H = a->x->shape[1];
-    p.W = a->x->shape[2];
-    p.C = a->x->shape[3];
+    p.H = (int)a->x->shape[1];
+    p.W = (int)a->x->shape[2];
+    p.C = (int)a->x->shape[3];
     p.To = a->out->shape[0];
     p.Ho = a->out->shape[1];
     p.Wo = a->out->shape[2];
-    p.N = a->out->shape[3];
-    p.kt = (int)a->w->shape[1];
+    p.N = (int)a->out->shape[3];
     p.kh = (int)a->w->shape[2];
     p.kw = (int)a->w->shape[3];
-    p.K = p.C * p.kt * p.kh * p.kw;
+    p.K = (int)(tensor_count(a->w) / a->w->shape[0]);
     p.n_past = a->n_past;
     p.st = a->stride_t;
     p.sh = a->stride_h;
     p.sw = a->stride_w;
     p.ph = a->pad_h;
     p.pw = a->pad_w;
-    p.up = a->upsample2x ? 2 : 1;
+    p.up = a->upsample2x ? 1 : 0;
     dim3 grid(blocks_for(p.To * p.Ho * p.Wo, BM), blocks_for(p.N, BN));
     if (!(p.To * p.Ho * p.Wo))
         return 0;

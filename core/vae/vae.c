@@ -59,6 +59,11 @@ int64_t vae_weight_bytes(const vae *v)
     return vae_weights_bytes(v);
 }
 
+dtype vae_frame_type(const vae *v)
+{
+    return v->type;
+}
+
 /* ---- streams ---- */
 
 /* The last input frames of a cached convolution: those of `past`, and before them those of `before`, so that a history that grows
@@ -187,7 +192,7 @@ out:
     return rc;
 }
 
-static const tensor *frames_or_null(const tensor *t)
+static const tensor *or_null(const tensor *t)
 {
     return t->data ? t : NULL;
 }
@@ -202,7 +207,7 @@ static int cached_conv(tensor *out, dtype type, tensor *x, const vae_conv *c, hi
 {
     int rc = 0;
     TRY(TENSOR_NEW(out, x->be, type, e, x->shape[0], x->shape[1], x->shape[2], c->w.shape[0]));
-    conv_args a = { .out = out, .x = x, .past = frames_or_null(&h->past), .before = frames_or_null(&h->before), .w = &c->w, .bias = &c->b,
+    conv_args a = { .out = out, .x = x, .past = or_null(&h->past), .before = or_null(&h->before), .w = &c->w, .bias = &c->b,
                     .residual = residual, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1, .pad_h = 1, .pad_w = 1,
                     .norm = norm, .act = norm ? ACT_SILU : ACT_NONE };
     TRY(op_conv(&a, e));
@@ -282,7 +287,7 @@ static int run_up(const vae_stream *s, const vae_layer *y, history *past, tensor
     /* The first latent frame skips the temporal convolution and is not part of its history (the "Rep" rule, vae.py:101-137). */
     if (y->temporal && s->chunks > 0) {
         TRY(like(&t, x, x->shape[0], x->shape[1], x->shape[2], y->conv2.w.shape[0], e));
-        conv_args a = { .out = &t, .x = x, .past = frames_or_null(&past->past), .before = frames_or_null(&past->before), .w = &y->conv2.w,
+        conv_args a = { .out = &t, .x = x, .past = or_null(&past->past), .before = or_null(&past->before), .w = &y->conv2.w,
                         .bias = &y->conv2.b, .n_past = 2, .stride_t = 1, .stride_h = 1, .stride_w = 1 };
         TRY(op_conv(&a, e));
         TRY(like(&d, x, 2 * x->shape[0], x->shape[1], x->shape[2], x->shape[3], e));
@@ -295,7 +300,7 @@ static int run_up(const vae_stream *s, const vae_layer *y, history *past, tensor
     }
     TRY(like(&out, x, x->shape[0], 2 * x->shape[1], 2 * x->shape[2], y->conv1.w.shape[0], e));
     conv_args a = { .out = &out, .x = x, .w = &y->conv1.w, .bias = &y->conv1.b, .stride_t = 1, .stride_h = 1, .stride_w = 1,
-                    .pad_h = 1, .pad_w = 1, .upsample2x = true };
+                    .pad_h = 1, .pad_w = 1, .upsample2x = true, .w_up = or_null(&y->conv1_up) };
     TRY(op_conv(&a, e));
     tensor_free(x);
     *x = out;

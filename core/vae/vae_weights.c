@@ -8,6 +8,7 @@
 
 typedef struct {
     vae *v;
+    const ckpt *c;
     ckpt_want *want;
     err *e;
     int rc;
@@ -59,6 +60,34 @@ static void conv_of(loader *l, vae_conv *out, int cout, int cin, int kt, int kh,
     }
     free(file);
     free(ours);
+}
+
+/* Row d of a 3x3 kernel over the 2x nearest enlargement falls on row (parity + d - 1) >> 1 of the small frame: for parity 0 the first
+ * tap on row -1, the others on row 0; for parity 1 the first two on row 0, the last on row 1. Columns alike. */
+static void sum_taps(loader *l, tensor *out, const vae_conv *conv, int cout, int cin, const char *name)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const ckpt_tensor *w = ckpt_find(l->c, full);
+    if (!w || l->type == DT_F32 || l->rc || !conv->w.data)
+        return;
+    int64_t n = (int64_t)cout * cin;
+    float *file = malloc((size_t)n * 9 * 4), *sums = calloc((size_t)n * 16, 4);
+    if (!file || !sums) {
+        fail(l, ERR(l->e, ERR_MEMORY, "no memory to sum the taps of '%s' (%lld values)", name, (long long)n * 16));
+    } else {
+        dtype_to_f32(file, w->data, w->dtype, n * 9);
+        for (int64_t o = 0; o < cout; o++)
+            for (int64_t i = 0; i < cin; i++)
+                for (int k = 0; k < 36; k++) {      /* phase a, b and tap dy, dx */
+                    int a = k / 18, b = k / 9 % 2, dy = k % 9 / 3, dx = k % 3, y = a ? dy == 2 : dy > 0, x = b ? dx == 2 : dx > 0;
+                    sums[((o * 4 + a * 2 + b) * 4 + y * 2 + x) * cin + i] += file[(o * cin + i) * 9 + dy * 3 + dx];
+                }
+        int rc = TENSOR_NEW(out, l->v->be, l->type, l->e, cout, 4, 2, 2, cin);
+        fail(l, rc ? rc : op_upload_f32(out, sums, l->e));
+    }
+    free(file);
+    free(sums);
 }
 
 static void res_layer(loader *l, vae_side *s, int cin, int cout, const char *name)
@@ -118,6 +147,8 @@ static void resample_layer(loader *l, vae_side *s, bool up, bool temporal, int c
     y->temporal = temporal;
     snprintf(full, sizeof full, "%s.resample.1", name);
     conv_of(l, &y->conv1, cout, cin, 1, 3, 3, 2, full);
+    if (up)
+        sum_taps(l, &y->conv1_up, &y->conv1, cout, cin, full);
     if (temporal) {
         snprintf(full, sizeof full, "%s.time_conv", name);
         conv_of(l, &y->conv2, up ? 2 * cin : cin, cin, 3, 1, 1, 3, full);
@@ -180,7 +211,7 @@ static void decoder(loader *l, vae_side *s, const vae_config *c)
 
 int vae_weights_load(vae *v, const ckpt *c, err *e)
 {
-    loader l = { .v = v, .e = e, .type = v->type };
+    loader l = { .v = v, .c = c, .e = e, .type = v->type };
     int layers = 4 * (v->cfg.num_res_blocks + 1) + 3 + 3;
     if (layers > VAE_MAX_LAYERS)
         return ERR(e, ERR_SHAPE, "%s: a VAE with %d residual blocks a stage is not supported", ckpt_path(c), v->cfg.num_res_blocks);
@@ -216,8 +247,9 @@ static int64_t visit_side(vae_side *s, bool release)
         vae_conv *all[] = { &y->conv1, &y->conv2, &y->shortcut, &y->q, &y->k, &y->v, &y->proj };
         for (size_t k = 0; k < sizeof all / sizeof *all; k++)
             n += visit_conv(all[k], release);
-        n += tensor_bytes(&y->norm1) + tensor_bytes(&y->norm2);
+        n += tensor_bytes(&y->norm1) + tensor_bytes(&y->norm2) + tensor_bytes(&y->conv1_up);
         if (release) {
+            tensor_free(&y->conv1_up);
             tensor_free(&y->norm1);
             tensor_free(&y->norm2);
         }

@@ -12,6 +12,7 @@ typedef struct vae_layer {
     vae_layer_kind kind;
     tensor norm1, norm2;              /* RES: gammas; ATTN: norm1 */
     vae_conv conv1, conv2, shortcut;  /* RES; UP and DOWN: conv1 is the per-frame 3x3, conv2 the time_conv */
+    tensor conv1_up;                  /* UP in BF16: conv1 for each phase of the enlargement (conv_args.w_up), summed in f32, rounded once */
     bool has_shortcut, temporal;
     vae_conv q, k, v, proj;           /* ATTN, [C, C] */
 } vae_layer;
