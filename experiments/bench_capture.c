@@ -1,5 +1,6 @@
-/* `wanscope bench capture`: what watching costs: a forward that writes the attention to 16 text positions of every block into a
- * trace, against the same forward without. The observer does what experiments/capture.c does for a run. */
+/* `wanscope bench capture`: what watching costs: guided steps whose conditional pass writes the attention to 16 text positions of
+ * every block into a trace, against the same steps without. As in a run the file is written while the device goes on; the clock
+ * of a step shows it only where the file is slower than the steps. The observer does what experiments/capture.c does. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
-enum { WORDS = 16, WARM_UP = 2, KINDS = 2 };
+enum { WORDS = 16, WARM_UP = 1, KINDS = 2, STEP = -1 };      /* STEP: the record that ends a step */
 
 /* How maps are stored: as a run stores them unless told otherwise, and the cheapest way. */
 typedef struct storage {
@@ -28,7 +29,7 @@ typedef struct storage {
 typedef struct watching {
     bench *b;
     bench_dit d;
-    trace_writer *t, *writers[KINDS];    /* t: the one that is written now */
+    trace_writer *t;                     /* NULL: nothing is written */
     capture_queue *queue;
     int begin[WORDS + 1], columns[WORDS];
     int step, steps;
@@ -42,7 +43,10 @@ static bool wants(const hook_point *p, void *user)
 
 static int store(void *user, const capture_record *r, const float *values, err *e)
 {
-    return trace_put_attention(((watching *)user)->t, r->row, r->slot, values, e);
+    watching *w = user;
+    if (r->kind == STEP)
+        return trace_put_step(w->t, r->row, 1 - (double)r->row / w->steps, 1 - (double)(r->row + 1) / w->steps, 1000, 5, 0, e);
+    return trace_put_attention(w->t, r->row, r->slot, values, e);
 }
 
 static int show(const hook_point *p, const hook_data *d, void *user, err *e)
@@ -54,6 +58,7 @@ static int show(const hook_point *p, const hook_data *d, void *user, err *e)
     tensor flat, probs;
     int64_t tokens = a->q->shape[0];
     TRY(capture_queue_take(w->queue, a->q->be, WORDS * tokens, &item, e));
+    item->is.kind = HOOK_CROSS_ATTN;
     item->is.row = w->step;
     item->is.slot = p->layer;
     TRY(capture_queue_staging(w->queue, a->q->be, WORDS * tokens, &flat, e));
@@ -106,25 +111,27 @@ out:
     return rc;
 }
 
-static int with_capture(void *user, err *e)
+/* Both branches of guidance; the first is watched when there is a trace. */
+static int guided_step(void *user, err *e)
 {
     watching *w = user;
     hooks h = { 0 };
     hook_point at = { .step = w->step, .n_steps = w->steps, .cond = true, .layer = -1, .module = "" };
-    int rc = hooks_observe(&h, (hook_observer){ wants, show, w }, e);
-    rc = rc ? rc : bench_dit_forward(&w->d, &h, &at, e);
-    rc = rc ? rc : capture_queue_drain(w->queue, e);      /* a run goes on with the next step meanwhile */
-    rc = rc ? rc : trace_put_step(w->t, w->step, 1 - (double)w->step / w->steps, 1 - (double)(w->step + 1) / w->steps, 1000, 5, 0, e);
-    return rc;
+    int rc = w->t ? hooks_observe(&h, (hook_observer){ wants, show, w }, e) : 0;
+    rc = rc ? rc : bench_dit_forward(&w->d, w->t ? &h : NULL, w->t ? &at : NULL, e);
+    if (!rc && w->t) {
+        capture_item *item;
+        rc = capture_queue_take(w->queue, w->b->be, 0, &item, e);
+        if (!rc) {
+            item->is.kind = STEP;
+            item->is.row = w->step++;
+            rc = capture_queue_send(w->queue, item, e);
+        }
+    }
+    return rc ? rc : bench_dit_forward(&w->d, NULL, NULL, e);
 }
 
-static int without(void *user, err *e)
-{
-    watching *w = user;
-    return bench_dit_forward(&w->d, NULL, NULL, e);
-}
-
-static int create(watching *w, int kind, const storage *how, const char *path, err *e)
+static int create(watching *w, const storage *how, const char *path, err *e)
 {
     const bench *b = w->b;
     int layers = b->model.dit.num_layers;
@@ -146,7 +153,7 @@ static int create(watching *w, int kind, const storage *how, const char *path, e
                      .axes = { numbers, numbers + w->steps, w->steps, layers, &head, 1, words, WORDS, b->F, b->H / 2, b->W / 2, how->type, NULL, 0 },
                      .solver = "euler", .context_len = b->model.dit.text_len, .pixel_width = b->width, .pixel_height = b->height,
                      .pixel_frames = b->frames, .fps = 16, .family = "wan2.1" };
-    int rc = trace_create(&w->writers[kind], path, &t, e);
+    int rc = trace_create(&w->t, path, &t, e);
     free(numbers);
     return rc;
 }
@@ -171,29 +178,64 @@ static void describe(bench_row *row, const watching *w, const char *item, bool w
     *row = (bench_row)BENCH_ROW_INIT;
     row->what = "capture";
     row->item = item;
-    row->ops = bench_forward_ops(b);
-    row->bytes = layers * bench_block_bytes(b) + (written ? (double)item_bytes * WORDS * (double)b->tokens * layers : 0);
+    row->ops = 2 * bench_forward_ops(b);
+    row->bytes = 2 * layers * bench_block_bytes(b) + (written ? (double)item_bytes * WORDS * (double)b->tokens * layers : 0);
     str_addf(&row->shape, "tokens %" PRId64, b->tokens);
     if (written)
         str_addf(&row->shape, " columns %d layers %d", WORDS, layers);
 }
 
+/* n steps without a trace, half of them before and half after n with one at `path`; then what the file still takes. */
+static int measure_storage(watching *w, const storage *how, const char *path, double *plain, double *with, double *wait, double *closing, err *e)
+{
+    int rc = 0, n = w->b->repeat;
+    double unused;
+    trace_writer *t;
+    for (int i = -WARM_UP; i < (n + 1) / 2; i++)
+        TRY(bench_once(w->b, guided_step, w, i < 0 ? &unused : &plain[i], e));
+    w->step = 0;
+    w->steps = n + WARM_UP;
+    TRY(create(w, how, path, e));
+    for (int i = -WARM_UP; i < n; i++) {
+        TRY(bench_once(w->b, guided_step, w, i < 0 ? &unused : &with[i], e));
+        if (i == -1)
+            TRY(capture_queue_drain(w->queue, e));
+    }
+    *wait = bench_now_ms();
+    TRY(capture_queue_drain(w->queue, e));
+    *closing = bench_now_ms();
+    *wait = *closing - *wait;
+    t = w->t;
+    w->t = NULL;
+    TRY(trace_commit(t, e));
+    *closing = bench_now_ms() - *closing;
+    for (int i = (n + 1) / 2; i < n; i++)
+        TRY(bench_once(w->b, guided_step, w, &plain[i], e));
+out:
+    return rc;
+}
+
+static double sum(const double *v, int n)
+{
+    double s = 0;
+    for (int i = 0; i < n; i++)
+        s += v[i];
+    return s;
+}
+
 int bench_capture(bench *b, err *e)
 {
-    int rc = 0;
-    watching w = { .b = b, .steps = b->repeat + WARM_UP };
+    int rc = 0, n = b->repeat;
+    watching w = { .b = b };
     storage how[KINDS] = { { "with", TRACE_F32, 0 }, { "with-plain", TRACE_F16, 0 } };
     char folder[512], name[32];
     const char *tmp = getenv("TMPDIR");
     char *path = NULL;
     bench_row row;
-    size_t n = (size_t)b->repeat;
-    double *ms[KINDS + 1] = { NULL }, *ratio = malloc(n * sizeof *ratio), unused;
-    bool memory = ratio && !capture_queue_new(&w.queue, store, &w, e);
-    for (int i = 0; i <= KINDS; i++)
-        memory &= (ms[i] = malloc(n * sizeof **ms)) != NULL;
+    double *plain = malloc((size_t)n * sizeof *plain), *with = malloc((size_t)n * sizeof *with), wait = 0, closing = 0;
     folder[0] = 0;
-    if (!memory) {
+    TRY(capture_queue_new(&w.queue, store, &w, e));
+    if (!plain || !with) {
         rc = ERR(e, ERR_MEMORY, "memory ran out");
         goto out;
     }
@@ -211,46 +253,28 @@ int bench_capture(bench *b, err *e)
             rc = ERR(e, ERR_MEMORY, "memory ran out");
             goto out;
         }
-        TRY(create(&w, k, &how[k], path, e));
-    }
-    for (w.step = 0; w.step < w.steps; w.step++) {
-        int i = w.step - WARM_UP;
-        TRY(bench_once(b, without, &w, i < 0 ? &unused : &ms[KINDS][i], e));
-        for (int k = 0; k < KINDS; k++) {
-            w.t = w.writers[k];
-            TRY(bench_once(b, with_capture, &w, i < 0 ? &unused : &ms[k][i], e));
+        TRY(measure_storage(&w, &how[k], path, plain, with, &wait, &closing, e));
+        if (k == 0) {
+            describe(&row, &w, "without", false, 0);
+            TRY(bench_put(b, &row, plain, n, e));
         }
-    }
-    describe(&row, &w, "without", false, 0);
-    TRY(bench_put(b, &row, ms[KINDS], b->repeat, e));
-    for (int k = 0; k < KINDS; k++) {
-        double begin = bench_now_ms();
-        trace_writer *t = w.writers[k];
-        w.writers[k] = NULL;
-        TRY(trace_commit(t, e));
-        double end = bench_now_ms() - begin;
-        for (int i = 0; i < b->repeat; i++)
-            ratio[i] = ms[k][i] / ms[KINDS][i];
         describe(&row, &w, how[k].name, true, how[k].type == TRACE_F16 ? 2 : 4);
-        str_addf(&row.note, "%.4f times the forward without (median of %d pairs; least %.4f; most %.4f); mean over heads; %s; gzip %d; closing the "
-                 "file %.1f ms", bench_quantile(ratio, b->repeat, 0.5), b->repeat, bench_quantile(ratio, b->repeat, 0),
-                 bench_quantile(ratio, b->repeat, 1), how[k].type == TRACE_F16 ? "f16" : "f32", how[k].gzip, end);
-        TRY(bench_put(b, &row, ms[k], b->repeat, e));
+        str_addf(&row.note, "%.4f times the step without (median of %d); %.4f with the wait for the file after the last (%.1f ms); closing it %.1f ms; "
+                 "mean over heads; %s; gzip %d", bench_quantile(with, n, 0.5) / bench_quantile(plain, n, 0.5), n,
+                 (sum(with, n) + wait) / sum(plain, n), wait, closing, how[k].type == TRACE_F16 ? "f16" : "f32", how[k].gzip);
+        TRY(bench_put(b, &row, with, n, e));
     }
     rc = probs_row(&w, e);
 out:
     capture_queue_free(w.queue);
-    for (int k = 0; k < KINDS; k++) {
-        trace_abort(w.writers[k]);
-        free(ms[k]);
-    }
-    free(ms[KINDS]);
+    trace_abort(w.t);
     bench_dit_close(&w.d);
     if (folder[0] && !rc)
         rc = fs_remove_tree(folder, e);
     else if (folder[0])
         fs_remove_tree(folder, NULL);
     free(path);
-    free(ratio);
+    free(plain);
+    free(with);
     return rc;
 }

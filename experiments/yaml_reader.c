@@ -8,6 +8,7 @@
 #include <string.h>
 #include "core/base/fs.h"
 #include "core/base/str.h"
+#include "experiments/yaml_flow.h"
 
 #ifdef HAVE_YAML
 #include <yaml.h>
@@ -36,22 +37,6 @@ static int fail(builder *b, int line, int column, const char *fmt, ...)
 static int out_of_memory(builder *b)
 {
     return ERR(b->e, ERR_MEMORY, "%s: out of memory while reading YAML", b->name);
-}
-
-static void node_free(yml_node *n)
-{
-    if (!n)
-        return;
-    for (int i = 0; i < n->n; i++) {
-        if (n->items)
-            node_free(n->items[i]);
-        if (n->keys)
-            node_free(n->keys[i]);
-    }
-    free(n->items);
-    free(n->keys);
-    free(n->text);
-    free(n);
 }
 
 /* The byte of a 0-based line and column (in characters), to look at what libyaml stumbled over. */
@@ -156,24 +141,7 @@ static int check_properties(builder *b, const yaml_event_t *ev, const yaml_char_
 
 static int append(builder *b, yml_node *parent, yml_node *key, yml_node *item)
 {
-    if ((parent->n & (parent->n - 1)) == 0) {   /* capacity is the next power of two */
-        size_t cap = parent->n ? (size_t)parent->n * 2 : 1;
-        yml_node **items = realloc(parent->items, cap * sizeof *items);
-        if (items)
-            parent->items = items;
-        yml_node **keys = key ? realloc(parent->keys, cap * sizeof *keys) : NULL;
-        if (keys)
-            parent->keys = keys;
-        if (!items || (key && !keys)) {
-            node_free(key);
-            node_free(item);
-            return out_of_memory(b);
-        }
-    }
-    if (key)
-        parent->keys[parent->n] = key;
-    parent->items[parent->n++] = item;
-    return 0;
+    return yml_node_append(parent, key, item) ? 0 : out_of_memory(b);
 }
 
 static int build(builder *b, yaml_event_t *ev, int depth, yml_node **out);
@@ -245,7 +213,7 @@ static int build_map(builder *b, yml_node *n, int depth)
             yaml_event_delete(&ev);
         }
         if (rc)
-            node_free(key);
+            yml_node_free(key);
         else
             rc = append(b, n, key, value);
     }
@@ -302,7 +270,7 @@ static int build(builder *b, yaml_event_t *ev, int depth, yml_node **out)
         rc = rc ? rc : build_map(b, n, depth + 1);
     }
     if (rc)
-        node_free(n);
+        yml_node_free(n);
     else
         *out = n;
     return rc;
@@ -354,17 +322,21 @@ int yml_parse(yml_doc **out, const char *text, size_t len, const char *name, err
 
 #else
 
-static void node_free(yml_node *n)
-{
-    (void)n;   /* nothing makes nodes in this build */
-}
-
+/* Settings from flags are one value of one line, which needs no library. */
 int yml_parse(yml_doc **out, const char *text, size_t len, const char *name, err *e)
 {
-    (void)text;
-    (void)len;
     *out = NULL;
-    return ERR(e, ERR_CONFIG, "%s: this build cannot read YAML, since libyaml was not found; install it (make setup, or the package libyaml-dev) and build again", name);
+    yml_doc *d = calloc(1, sizeof *d);
+    if (!d || !(d->name = str_dup(name))) {
+        yml_free(d);
+        return ERR(e, ERR_MEMORY, "%s: out of memory while reading a value", name);
+    }
+    int rc = yml_flow_parse(&d->root, text, len, name, e);
+    if (rc)
+        yml_free(d);
+    else
+        *out = d;
+    return rc;
 }
 
 #endif
@@ -374,6 +346,11 @@ int yml_read_file(yml_doc **out, const char *path, err *e)
     char *text = NULL;
     size_t len = 0;
     *out = NULL;
+#ifndef HAVE_YAML
+    if (fs_exists(path))
+        return ERR(e, ERR_CONFIG, "%s: this build cannot read YAML files, since libyaml was not found; install it (make setup, or the package libyaml-dev) "
+                   "and build again", path);
+#endif
     int rc = fs_read_text(&text, &len, path, e);
     if (!rc) {
         size_t bom = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0;
@@ -387,7 +364,7 @@ void yml_free(yml_doc *d)
 {
     if (!d)
         return;
-    node_free(d->root);
+    yml_node_free(d->root);
     free(d->name);
     free(d);
 }

@@ -9,7 +9,8 @@
  *
  * The prefix is yml_ because libyaml itself has a yaml_free().
  *
- * Without libyaml in the build (HAVE_YAML) yml_parse() answers with a sentence that says so.
+ * Without libyaml in the build (HAVE_YAML) yml_read_file() answers with a sentence that says so, and yml_parse() reads values of
+ * one line only (yaml_flow.h).
  *
  * Ownership: yml_parse() gives a document; all nodes and texts are borrowed from it until yml_free(). */
 #ifndef WANSCOPE_YAML_READER_H

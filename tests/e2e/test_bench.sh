@@ -22,7 +22,7 @@ check json-machine "the machine is not described:" grep -q '"machine":{"wanscope
 check all "bench without words fails:" $B --format csv --output all.csv
 check all-cases "cases are missing or too many: $(awk -F, '/^wanscope/ { printf "%s:%s ", $2, $3 }' all.csv)" sh -c "awk -F, '/^wanscope/ { printf \"%s%s:%s\", n++ ? \" \" : \"\", \$2, \$3 }' all.csv | grep -qx '$CASES'"
 check all-positive "a time is not positive:" awk -F, '/^wanscope/ { if (!($10 > 0 && $11 > 0)) exit 1 }' all.csv
-check capture-ratio "no ratio:" grep -q '^wanscope,capture,with,.*times the forward without' all.csv
+check capture-ratio "no ratio:" grep -q '^wanscope,capture,with,.*times the step without' all.csv
 check no-litter "a trace was left behind:" sh -c "! ls ${TMPDIR:-/tmp}/wanscope-bench-* 2>/dev/null"
 
 # counted by hand: 128 tokens, 2 x 128 x 256 x 256 operations

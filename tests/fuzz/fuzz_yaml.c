@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "experiments/config.h"
+#include "experiments/yaml_flow.h"
 #include "experiments/yaml_reader.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -24,6 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     err e = { 0 };
     if (yml_parse(&doc, (const char *)data, size, "fuzz", &e) == 0)
         yml_free(doc);
+    else
+        require(e.text[0], "a refusal has a sentence");
+    yml_node *value;
+    if (yml_flow_parse(&value, (const char *)data, size, "fuzz", &e) == 0)
+        yml_node_free(value);
     else
         require(e.text[0], "a refusal has a sentence");
     const char *sets[] = { "model.path=m" };

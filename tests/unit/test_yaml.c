@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "core/base/fs.h"
+#include "experiments/yaml_flow.h"
 #include "experiments/yaml_reader.h"
 
 static yml_doc *parse(const char *text)
@@ -158,17 +159,80 @@ static void test_quote(void **state)
     }
 }
 
+/* ---- values of one line, read without libyaml ---- */
+
+static void same_tree(const yml_node *a, const yml_node *b, const char *text)
+{
+    if (!a || !b) {
+        if (a || b)
+            fail_msg("%s: one reader sees nothing", text);
+        return;
+    }
+    if (a->kind != b->kind || a->n != b->n || a->plain != b->plain || a->line != b->line || a->column != b->column ||
+        (a->kind == YML_SCALAR && strcmp(a->text, b->text)))
+        fail_msg("%s: column %d and %d, '%s' and '%s'", text, a->column, b->column, a->text ? a->text : "", b->text ? b->text : "");
+    for (int i = 0; i < a->n; i++) {
+        same_tree(a->items[i], b->items[i], text);
+        if (a->kind == YML_MAP)
+            same_tree(a->keys[i], b->keys[i], text);
+    }
+}
+
+static void test_flow(void **state)
+{
+    (void)state;
+    static const char *const GOOD[] = {
+        "", "  ", "12", "\"quoted \\\" \\\\ \\n \\x41 \\u00e9 \\u20AC\"", "'it''s'", "[]", "{}", "[ ]", "[1, 2.5, yes, ~]", "[a b, 'c, d', \"e]\"]", "[a,]",
+        "{path: \"x y.safetensors\", multiplier: 0.5}", "[{path: \"a\", expert: low}, {path: b}]", "{a: [1, [2, {c: d}]], 'e f': g}", "[http://a/b, 10:30]",
+        "{\"a\": 1, b: {c: 2}}", "\xc3\xa9t\xc3\xa9 [0]", "[\xc3\xa9, x]", "a#b", "-1", "[-x]", "\"\"",
+    };
+    static const struct { const char *text, *place, *what; } BAD[] = {
+        { "[a, b", "v:1:6:", "expected ',' or ']'" }, { "[a, ", "v:1:5:", "the text ends" }, { "{a: 1", "v:1:6:", "expected ',' or '}'" }, { "{a}", "v:1:3:", "after the key" },
+        { "{a: 1, a: 2}", "v:1:8:", "given twice" }, { "{[a]: 1}", "v:1:2:", "plain word" }, { "{<<: 1}", "v:1:2:", "merge" }, { "\"a", "v:1:1:", "not closed" },
+        { "'a' b", "v:1:5:", "follows" }, { "\"\\q\"", "v:1:2:", "escape" }, { "\"\\x4\"", "v:1:2:", "hexadecimal" }, { "\"\\x00\"", "v:1:2:", "no character" }, { "&a b", "v:1:1:", "quotes" },
+        { "a: 1", "v:1:2:", "quotes" }, { "a #b", "v:1:3:", "quotes" }, { "- a", "v:1:1:", "quotes" }, { "[x, ?y]", "v:1:5:", "quotes" }, { "a: 1\nb: 2", "v:1:5:", "one line" }, { "a\001", "v:1:2:", "control" },
+        { "[a\xff]", "v", "UTF-8" },
+    };
+    for (size_t i = 0; i < sizeof GOOD / sizeof *GOOD; i++) {
+        yml_node *root;
+        err e = { 0 };
+        if (yml_flow_parse(&root, GOOD[i], strlen(GOOD[i]), "v", &e))
+            fail_msg("%s: %s", GOOD[i], e.text);
+#ifdef HAVE_YAML
+        yml_doc *d = parse(GOOD[i]);
+        same_tree(root, d->root, GOOD[i]);
+        yml_free(d);
+#endif
+        yml_node_free(root);
+    }
+    for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
+        yml_node *root;
+        err e = { 0 };
+        assert_int_not_equal(yml_flow_parse(&root, BAD[i].text, strlen(BAD[i].text), "v", &e), 0);
+        assert_null(root);
+        if (strncmp(e.text, BAD[i].place, strlen(BAD[i].place)) || !strstr(e.text, BAD[i].what))
+            fail_msg("%s: '%s' should begin with '%s' and hold '%s'", BAD[i].text, e.text, BAD[i].place, BAD[i].what);
+    }
+    str nested = STR_INIT;
+    err e = { 0 };
+    yml_node *root;
+    for (int i = 0; i < 100; i++)
+        str_addc(&nested, '[');
+    assert_int_equal(yml_flow_parse(&root, nested.data, nested.len, "v", &e), ERR_CONFIG);
+    assert_non_null(strstr(e.text, "nested too deep"));
+    str_release(&nested);
+}
+
 int main(void)
 {
+#ifdef HAVE_YAML
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tree), cmocka_unit_test(test_scalars), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_tree), cmocka_unit_test(test_scalars), cmocka_unit_test(test_errors), cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_flow),
     };
-#ifndef HAVE_YAML
-    (void)tests;
-    puts("skipped: this build has no libyaml");
-    return 0;
 #else
-    return cmocka_run_group_tests_name("yaml", tests, NULL, NULL);
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_flow) };
+    (void)test_tree, (void)test_scalars, (void)test_errors, (void)test_quote;
 #endif
+    return cmocka_run_group_tests_name("yaml", tests, NULL, NULL);
 }
