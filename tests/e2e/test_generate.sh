@@ -60,7 +60,27 @@ says slg-all 2 "names all 2 transformer blocks" $G --save-path x.mp4 --slg-layer
 check cfg-skip "skipped guidance fails:" $G --save-path skip.mp4 --cfg-skip-mode late --cfg-apply-ratio 0.5
 check cfg-skip-acts "skipped guidance changes nothing:" sh -c '! cmp -s a.mp4 skip.mp4'
 says cfg-skip-mode 2 "expected none, early, late, early_late, middle or alternate" $G --save-path x.mp4 --cfg-skip-mode often
-says context-windows 2 "denoises a video as a whole" $G --save-path x.mp4 --use-context-windows
+L="$G --video-length 29 --use-context-windows"
+check context-windows "context windows fail:" $L --context-length 13 --context-overlap 5 --save-path cw.mp4
+check context-none "the long video fails without windows:" $G --video-length 29 --save-path long.mp4
+check context-windows-act "context windows change nothing:" sh -c '! cmp -s long.mp4 cw.mp4'
+check context-one "a window longer than the video fails:" $L --context-length 29 --context-overlap 5 --no-metadata --save-path one.mp4
+check context-one-none "the video without windows and metadata fails:" $G --video-length 29 --no-metadata --save-path none.mp4
+check context-one-same "one window over everything gives another video:" cmp one.mp4 none.mp4
+for s in standard_uniform looped_uniform batched; do
+    check context-$s "--context-schedule $s fails:" $L --context-length 13 --context-overlap 5 --context-schedule $s --context-stride 2 --context-closed-loop --save-path cw-$s.mp4
+done
+for f in flat overlap-linear relative; do
+    check context-$f "--context-fuse-method $f fails:" $L --context-length 13 --context-overlap 5 --context-fuse-method $f --save-path cw-$f.mp4
+    check context-$f-acts "--context-fuse-method $f gives the video of pyramid:" sh -c "! cmp -s cw.mp4 cw-$f.mp4"
+done
+check context-again "--from-video of context windows fails:" sh -c "command -v ffprobe >/dev/null || cp cw.mp4 cw2.mp4; [ -f cw2.mp4 ] || '$W' generate --ckpt-dir $MODEL --device cpu --from-video cw.mp4 --save-path cw2.mp4"
+check context-again-same "the repeated video is another:" cmp cw.mp4 cw2.mp4
+says context-overlap 2 "a window must be longer than what it shares with the next" $L --context-length 13 --context-overlap 20 --save-path x.mp4
+says context-schedule 2 "expected standard_static, standard_uniform, looped_uniform or batched" $L --context-schedule often --save-path x.mp4
+config long.yaml ca
+says context-attention 2 "capture.attention.enabled and sampling.context_windows exclude each other for a video of 29 frames" "$W" run --config long.yaml --quiet \
+    --frames 29 --set sampling.context_windows=true --set sampling.context_length=13 --set sampling.context_overlap=5 --batch-name context
 if command -v ffprobe >/dev/null 2>&1; then
     check from-video-slg "--from-video of skip-layer guidance fails:" "$W" generate --ckpt-dir "$MODEL" --device cpu --from-video slg.mp4 --save-path slg-again.mp4
     check from-video-slg-same "the repeated video is another:" cmp slg.mp4 slg-again.mp4

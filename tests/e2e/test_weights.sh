@@ -24,7 +24,15 @@ says lora-many-multipliers 2 "more values than --lora-weight has files (1)" $G -
 says lora-word 2 "'much': expected a number" $G --save-path x.mp4 --lora-weight kohya.safetensors --lora-multiplier much
 says lora-nothing 2 "needs one or more values" $G --save-path x.mp4 --lora-weight
 says lora-not-one 2 "holds no adapter" $G --save-path x.mp4 --lora-weight "$MODEL/diffusion_pytorch_model.safetensors"
-says lora-patterns 2 "merges whole adapters" $G --save-path x.mp4 --include-patterns a
+check lora-include "--include-patterns fails:" $G --save-path in.mp4 --lora-weight extra.safetensors --lora-multiplier 400 --include-patterns 'blocks\.0\.'
+check lora-include-same "only the matching module should be merged:" cmp kohya.mp4 in.mp4
+check lora-exclude "--exclude-patterns fails:" $G --save-path ex.mp4 --lora-weight extra.safetensors --lora-multiplier 400 --exclude-patterns 'text_model|blocks\.[78]'
+check lora-exclude-same "modules that are left out are merged:" cmp kohya.mp4 ex.mp4
+check lora-second-pattern "a pattern of the second adapter alone fails:" $G --save-path sec.mp4 --lora-weight kohya.safetensors extra.safetensors --lora-multiplier 400 1 --include-patterns '' 'blocks\.0'
+says lora-pattern-nothing 2 "the patterns leave none of the 8 tensors" $G --save-path x.mp4 --lora-weight extra.safetensors --include-patterns nothing
+says lora-pattern-broken 2 "is no regular expression" $G --save-path x.mp4 --lora-weight extra.safetensors --exclude-patterns '('
+says lora-pattern-python 2 "write [0-9] for" $G --save-path x.mp4 --lora-weight extra.safetensors --exclude-patterns 'blocks\.\d'
+says lora-many-patterns 2 "--include-patterns has more values than --lora-weight has files (1)" $G --save-path x.mp4 --lora-weight kohya.safetensors --include-patterns a b
 
 # in a batch: digest and multiplier enter the identity, so a changed adapter makes runs again
 config sweep.yaml ca
@@ -55,6 +63,9 @@ check convert-back "convert --dtype bf16 fails:" "$W" convert conv/fp8.safetenso
 check fp8-runs "the 8-bit model does not run:" $D --model conv/fp8.safetensors --save-path fp8.mp4
 check back-runs "the multiplied-out model does not run:" $D --model conv/back.safetensors --save-path back.mp4
 check fp8-same "8-bit weights and the same multiplied out differ:" cmp fp8.mp4 back.mp4
+check fp8-on-load "--fp8-scaled fails:" $G --fp8-scaled --save-path load.mp4
+check fp8-on-load-same "weights rounded on load and a file of them differ:" cmp fp8.mp4 load.mp4
+says fp8-on-load-twice 2 "is F8_E4M3 already" $D --model conv/fp8.safetensors --fp8-scaled --save-path x.mp4
 check fp8-costs "8-bit weights give the video of the originals:" sh -c '! cmp -s plain.mp4 fp8.mp4'
 check convert-lora "convert --lora fails:" "$W" convert "$MODEL" conv/merged.safetensors --lora kohya.safetensors:400 --dtype f32
 check merged-runs "the merged model does not run:" $D --model conv/merged.safetensors --save-path merged.mp4
