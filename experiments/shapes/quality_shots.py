@@ -1,6 +1,6 @@
 """The quality of the multi-shot checkpoint, measured on videos that wanscope itself makes.
 
-    python3 quality_shots.py --out FOLDER [--clips 24] [--sparse] [--bin ../../bin/wanscope] [--guidance 4]
+    python3 quality_shots.py --out FOLDER [--clips 24] [--sparse] [--bin ../../bin/wanscope] [--guidance 4] [--steps 20]
 
 Every n-th evaluation prompt of shots.py, half of them with two shots and half with three; videos that are there already are not made
 again.  Needs torch (for the prompts), numpy and ffmpeg.
@@ -22,6 +22,7 @@ def main():
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--sparse", action="store_true")
     parser.add_argument("--guidance", type=float, default=4)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--bin", default=os.path.join(HERE, "..", "..", "bin", "wanscope"))
     parser.add_argument("--list-errors", action="store_true")
     args = parser.parse_args()
@@ -37,7 +38,7 @@ def main():
             path = os.path.join(folder, name)
             if not os.path.exists(path):
                 subprocess.run([args.bin, "generate", "--model", model, "--dit-high-noise", dit, "--dit-low-noise", dit, "--family", "holocine",
-                                "--device", "cpu", "--video-size", "128", "128", "--video-length", str(shots.FRAMES), "--infer-steps", "20",
+                                "--device", "cpu", "--video-size", "128", "128", "--video-length", str(shots.FRAMES), "--infer-steps", str(args.steps),
                                 "--flow-shift", "3", "--guidance-scale", str(args.guidance), "--negative-default", "none", "--seed", str(1000 + i),
                                 "--global-caption", scene, "--shot-captions", *lines, "--shot-cut-frames", *map(str, shots.cut_frames(starts)),
                                 "--sparse", "true" if args.sparse else "false", "--fps", "8", "--save-path", path, "--quiet"],
