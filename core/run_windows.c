@@ -40,10 +40,31 @@ void window_run_end(window_run *x)
 {
     windows_release(&x->list);
     window_sum_end(&x->sum);
+    tensor_free(&x->latents);
+    tensor_free(&x->cut);
+    tensor_free(&x->velocity);
     free(x->whole);
     free(x->part);
     free(x->vace);
     *x = (window_run){ 0 };
+}
+
+static int make_tensors(window_run *x, const dit_input *in, int frames, err *e)
+{
+    int rc = 0;
+    int64_t H = x->shape[2], W = x->shape[3];
+    backend *be = in->latents->be;
+    if (x->latents.data && x->latents.shape[1] == frames)
+        return 0;
+    tensor_free(&x->latents);
+    tensor_free(&x->cut);
+    tensor_free(&x->velocity);
+    TRY(TENSOR_NEW(&x->latents, be, DT_F32, e, x->in_channels, frames, H, W));
+    TRY(TENSOR_NEW(&x->velocity, be, DT_F32, e, x->shape[0], frames, H, W));
+    if (in->vace_context)
+        TRY(TENSOR_NEW(&x->cut, be, DT_F32, e, in->vace_context->shape[0], frames, H, W));
+out:
+    return rc;
 }
 
 /* One window of the latents, with the shot's channel where the checkpoint has one. */
@@ -62,8 +83,6 @@ int window_run_forward(window_run *x, dit *d, dit_work *work, const dit_input *i
                        err *e)
 {
     int rc = 0;
-    int64_t H = x->shape[2], W = x->shape[3], F = x->shape[1];
-    tensor latents = { 0 }, vace = { 0 }, out = { 0 };
     TRY(op_download(x->whole, in->latents, e));
     if (in->vace_context && x->vace_of != in->vace_context) {
         TRY(op_download(x->vace, in->vace_context, e));
@@ -73,31 +92,20 @@ int window_run_forward(window_run *x, dit *d, dit_work *work, const dit_input *i
     for (int i = 0; i < x->list.n; i++) {
         const window *w = &x->list.items[i];
         dit_input part = *in;
-        if (!latents.data || latents.shape[1] != w->n) {
-            tensor_free(&latents);
-            tensor_free(&vace);
-            tensor_free(&out);
-            TRY(TENSOR_NEW(&latents, velocity->be, DT_F32, e, x->in_channels, w->n, H, W));
-            TRY(TENSOR_NEW(&out, velocity->be, DT_F32, e, x->shape[0], w->n, H, W));
-            if (in->vace_context)
-                TRY(TENSOR_NEW(&vace, velocity->be, DT_F32, e, in->vace_context->shape[0], w->n, H, W));
-        }
+        TRY(make_tensors(x, in, w->n, e));
         TRY(shot_run_window(shots, i, text, cond, &part, e));
-        TRY(put_latents(x, i, shots, &latents, e));
-        part.latents = &latents;
+        TRY(put_latents(x, i, shots, &x->latents, e));
+        part.latents = &x->latents;
         if (in->vace_context) {
-            window_gather(x->part, x->vace, w, (int)vace.shape[0], (int)F, H * W);
-            TRY(op_upload(&vace, x->part, e));
-            part.vace_context = &vace;
+            window_gather(x->part, x->vace, w, (int)x->cut.shape[0], (int)x->shape[1], x->shape[2] * x->shape[3]);
+            TRY(op_upload(&x->cut, x->part, e));
+            part.vace_context = &x->cut;
         }
-        TRY(dit_forward(d, work, &part, &out, NULL, NULL, e));
-        TRY(op_download(x->part, &out, e));
+        TRY(dit_forward(d, work, &part, &x->velocity, NULL, NULL, e));
+        TRY(op_download(x->part, &x->velocity, e));
         window_sum_add(&x->sum, w, x->part);
     }
     TRY(op_upload(velocity, window_sum_finish(&x->sum), e));
 out:
-    tensor_free(&latents);
-    tensor_free(&vace);
-    tensor_free(&out);
     return rc;
 }

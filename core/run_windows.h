@@ -10,6 +10,7 @@ typedef struct window_run {
     int longest, in_channels;
     float *whole, *part, *vace;      /* host: all frames, those of a window, VACE's context of all */
     const tensor *vace_of;
+    tensor latents, cut, velocity;   /* of one window: input, VACE's context, output; kept, so that recorded passes find them again */
     window_sum sum;
 } window_run;
 

@@ -7,6 +7,7 @@ in float32.
 
 Shapes use B batch, C channels, T latent frames, F pixel frames, L tokens, D model width, N text positions.
 """
+import functools
 import json
 import math
 import os
@@ -31,6 +32,7 @@ def linear(layer, x):
 # ---------------------------------------------------------------------------------------------------- umT5
 
 
+@functools.lru_cache
 def relative_buckets(length, device=None):
     """Bucket numbers [length, length] of key position minus query position: 32 buckets, distances to 128."""
     table = torch.empty(length, dtype=torch.long)
@@ -196,15 +198,16 @@ class Attention(nn.Module):
         self.norm_q = HeadlessRMS(dim)
         self.norm_k = HeadlessRMS(dim)
 
-    def forward(self, x, source, rope=None):
-        """x [B, L, D] asks, source [B, M, D] answers -> [B, L, D]."""
+    def forward(self, x, source, rope=None, bias=None):
+        """x [B, L, D] asks, source [B, M, D] answers -> [B, L, D]; bias [B, 1, L, M] is added to the scores."""
         b, n, _ = x.shape
         q = self.norm_q(linear(self.q, x)).view(b, n, self.heads, -1)
         k = self.norm_k(linear(self.k, source)).view(b, source.shape[1], self.heads, -1)
         v = linear(self.v, source).view(b, source.shape[1], self.heads, -1)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        bias = None if bias is None else bias.to(q.dtype)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias)
         return linear(self.o, y.transpose(1, 2).reshape(b, n, -1))
 
 
@@ -220,14 +223,14 @@ class Block(nn.Module):
             nn.init.zeros_(layer.bias)
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
 
-    def forward(self, x, e0, context, rope):
+    def forward(self, x, e0, context, rope, self_bias=None, text_bias=None):
         """x [B, L, D] float32, e0 [B, 6, D] float32, context [B, N, D] -> [B, L, D] float32."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e0).unsqueeze(2).unbind(1)
         dtype = context.dtype
         h = (layer_norm(x) * (1 + scale1) + shift1).to(dtype)
-        x = x + self.self_attn(h, h, rope).float() * gate1
+        x = x + self.self_attn(h, h, rope, self_bias).float() * gate1
         h = layer_norm(x, self.norm3.weight, self.norm3.bias).to(dtype)
-        x = x + self.cross_attn(h, context).float()
+        x = x + self.cross_attn(h, context, None, text_bias).float()
         h = (layer_norm(x) * (1 + scale2) + shift2).to(dtype)
         h = linear(self.ffn[2], F.gelu(linear(self.ffn[0], h), approximate="tanh"))
         return x + h.float() * gate2
@@ -279,8 +282,11 @@ class WanDiT(nn.Module):
         angle = t.double()[:, None] * omega
         return torch.cat((angle.cos(), angle.sin()), -1).float()
 
-    def forward(self, x, features, text, rope):
-        """x [B, C, T, H, W]; features of `time_features`; text [B, n, text_dim] with n <= text_len -> velocity like x."""
+    def forward(self, x, features, text, rope, self_bias=None, text_bias=None):
+        """x [B, C, T, H, W]; features of `time_features`; text [B, n, text_dim] with n <= text_len -> velocity like x.
+
+        self_bias [B, 1, L, L] and text_bias [B, 1, L, text_len] are added to the scores of the two attentions.
+        """
         b, c, frames, height, width = x.shape
         height, width = height // 2, width // 2
         patches = x.view(b, c, frames, height, 2, width, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, -1, 4 * c)
@@ -292,7 +298,7 @@ class WanDiT(nn.Module):
         text = F.pad(text, (0, 0, 0, self.text_len - text.shape[1])).to(dtype)
         context = linear(self.text_embedding[2], F.gelu(linear(self.text_embedding[0], text), approximate="tanh"))
         for block in self.blocks:
-            tokens = block(tokens, e0, context, rope)
+            tokens = block(tokens, e0, context, rope, self_bias, text_bias)
         shift, scale = (self.head.modulation + e[:, None]).unsqueeze(2).unbind(1)
         out = linear(self.head.head, layer_norm(tokens) * (1 + scale) + shift)
         out = out.view(b, frames, height, width, 2, 2, self.out_dim).permute(0, 6, 1, 2, 4, 3, 5)

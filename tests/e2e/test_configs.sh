@@ -31,6 +31,8 @@ for c in "$REPO"/configs/*.yaml; do
     case $name in
     wan22_*) model=$TMP/pair ;;
     holocine_full) model=$TMP/scenes frames=21 ;;
+    holocine_demo) model=$REPO/experiments/shapes/checkpoint/holocine frames=13
+        more="--set model.dit=$model/holocine_shapes.safetensors --set model.dit_low=$model/holocine_shapes.safetensors" ;;
     holocine_sparse) model=$TMP/scenes/HoloCine_dit/sparse/sparse_high_noise.safetensors frames=21 more="--set shots.cut_frames=[5,9,13,17]" ;;
     longlive) model=$TMP/causal frames=249 ;;      # long enough for its switch
     vace_r2v) more="$vace --set vace.references=$(echo img/*/frame/frame_000.png)" ;;

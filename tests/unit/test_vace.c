@@ -352,6 +352,60 @@ static void test_split(void **state)
     inputs_free(&in);
 }
 
+/* conditions are cut along with context windows; references, which stand before the whole video, are refused */
+static void test_windows(void **state)
+{
+    (void)state;
+    engine *g;
+    inputs in;
+    int64_t n;
+    vace_condition *c, *with;
+    err e = { 0 };
+    tensor t;
+    TRY_SKIP(golden("wan-vace/golden.safetensors"));
+    inputs_read(&in);
+    DO(open_vace(&g, NULL, NULL, e));
+    prompt *p = prompt_of(g, in.text);
+    vace_inputs v = { 64, 48, 9, 0, NULL, in.frames, in.mask };
+    DO(engine_vace_encode(g, &v, &c, e));
+    v.n_references = 1;
+    v.references = (const float *const *)in.refs;
+    DO(engine_vace_encode(g, &v, &with, e));
+    const double zero = 0;
+    run_windows two = { 2, 1, WINDOWS_STATIC, 1, false, FUSE_FLAT }, whole = { 3, 1, WINDOWS_STATIC, 1, false, FUSE_FLAT };
+    run_params r = params((const prompt *const *)&p);
+    r.windows = &two;
+    float *plain = run(g, &r, NULL, &n);
+    const size_t bytes = (size_t)n * sizeof *plain;
+    r.vace = c;
+    float *steered = run(g, &r, NULL, &n);
+    assert_memory_not_equal(plain, steered, bytes);
+    r.vace_scale = &zero;
+    r.n_vace_scale = 1;
+    float *off = run(g, &r, NULL, &n);
+    assert_memory_equal(plain, off, bytes);
+    r.n_vace_scale = 0;
+    r.windows = &whole;      /* one window: the run without, conditions and all */
+    float *one = run(g, &r, NULL, &n);
+    r.windows = NULL;
+    float *none = run(g, &r, NULL, &n);
+    assert_memory_equal(one, none, bytes);
+    assert_memory_not_equal(steered, none, bytes);
+    r.windows = &two;
+    r.vace = with;
+    r.vace_references = 1;
+    assert_int_equal(engine_run(g, &r, NULL, &t, &e), ERR_CONFIG);
+    assert_text_has(e.text, "context windows and VACE references exclude each other");
+    float *const all[] = { plain, steered, off, one, none };
+    for (int i = 0; i < 5; i++)
+        free(all[i]);
+    vace_condition_free(c);
+    vace_condition_free(with);
+    prompt_free(p);
+    engine_close(g);
+    inputs_free(&in);
+}
+
 /* adapters reach the hint blocks too, whether these lie with the base or in a file of their own */
 static void test_adapter(void **state)
 {
@@ -482,7 +536,8 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_adapter), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_adapter), cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
