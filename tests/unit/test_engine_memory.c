@@ -163,6 +163,17 @@ static void test_choices(void **state)
         g->blocks_to_swap = 1;
         DO(plan(g, INT64_MAX / 4, &r, &m, e));
         assert_int_equal(m.blocks_to_swap, 1);
+        dit_sizes z;
+        dit_sizes_of(&g->dit_cfg, g->prec, false, false, 2 * 2 * 2, 1, &z);
+        for (int k = 1; k <= 5; k++) {      /* what is on its way, what stays, what lies in host memory */
+            g->blocks_to_swap = k;
+            DO(plan(g, INT64_MAX / 4, &r, &m, e));
+            assert_int_equal(m.slot_bytes, (k < 2 ? 1 : 2) * z.block);
+            assert_int_equal(m.dit_bytes, (1 + pair) * (z.fixed + (5 - k) * z.block));
+            assert_int_equal(m.host_bytes, (1 + pair) * k * z.block);
+            assert_true(m.device_bytes >= m.runtime_bytes + m.dit_bytes + m.slot_bytes + m.work_bytes + m.latent_bytes + m.text_kept_bytes);
+        }
+        g->blocks_to_swap = 1;
         g->memory_budget = 100LL * MIB;
         assert_int_equal(plan(g, INT64_MAX / 4, &r, &m, &e), ERR_MEMORY);
         assert_text_has(e.text, "with 1 of 5 transformer blocks swapped");
