@@ -1,5 +1,6 @@
 /* The plan of device memory: what is counted is what is allocated, what is chosen under a limit, the sentences, and a text encoder that is
  * read layer by layer. */
+#include "tests/unit/dit_fixture.h"
 #include "tests/unit/engine_fixture.h"
 
 #include "core/engine_internal.h"
@@ -29,6 +30,27 @@ static engine *open_tiny(const engine_options *with, bool pair)
     o.device = "cpu";
     if (pair)
         o.dit = o.dit_low = tiny("diffusion_pytorch_model.safetensors");
+    DO(engine_open(&g, &o, e));
+    return g;
+}
+
+/* five blocks, so that swapping some makes room for others */
+static engine *open_five(bool pair)
+{
+    static const char config[] = "{\"model_type\":\"t2v\",\"num_heads\":2,\"text_len\":16,\"dim\":48,\"num_layers\":5}";
+    engine *g;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    char file[400];
+    fs_mkdirs(tmp_path("five"), NULL);
+    snprintf(file, sizeof file, "%s", tmp_path("five/diffusion_pytorch_model.safetensors"));
+    make_model(file, 7, false);
+    DO(fs_write_atomic(tmp_path("five/config.json"), config, strlen(config), e));
+    o.model = tmp_path("five");
+    if (pair)
+        o.dit = o.dit_low = file;
+    o.t5 = tiny("models_t5_umt5-xxl-enc-bf16.pth");
+    o.vae = tiny("Wan2.1_VAE.pth");
+    o.device = "cpu";
     DO(engine_open(&g, &o, e));
     return g;
 }
@@ -88,9 +110,8 @@ static void test_choices(void **state)
 {
     (void)state;
     for (int pair = 0; pair < 2; pair++) {
-        engine_options o = ENGINE_OPTIONS_INIT;
-        engine *g = open_tiny(&o, pair);
-        run_params r = a_run(256, 256, 17);
+        engine *g = open_five(pair);
+        run_params r = a_run(32, 32, 5);
         r.latents_only = true;      /* decoding would outweigh so small a model */
         engine_memory m, less;
         int64_t all;
@@ -104,7 +125,7 @@ static void test_choices(void **state)
         assert_true(less.device_bytes < all && (less.streams_text || less.blocks_to_swap || less.one_expert));
         err e = { 0 };
         int64_t smallest = 0;
-        for (int64_t limit = all + 32 * MIB; limit > m.runtime_bytes; limit -= (all - m.runtime_bytes) / 97) {
+        for (int64_t limit = all + 32 * MIB; limit > m.runtime_bytes; limit -= (all - m.runtime_bytes) / 397) {
             g->memory_budget = limit;
             int rc = plan(g, INT64_MAX / 4, &r, &less, &e);
             if (!rc) {
@@ -113,13 +134,13 @@ static void test_choices(void **state)
                 continue;
             }
             assert_int_equal(rc, ERR_MEMORY);
-            assert_text_has(e.text, "a video of 256 x 256 with 17 frames needs ");
+            assert_text_has(e.text, "a video of 32 x 32 with 5 frames needs ");
             assert_text_has(e.text, " MiB may be used (memory.budget)");
             assert_text_has(e.text, "use fewer frames or a smaller size, or raise memory.budget");
             assert_true(less.device_bytes > limit - 32 * MIB);
             break;
         }
-        assert_true(smallest > 0 && smallest < all);
+        assert_true(smallest > 0 && smallest < all && less.blocks_to_swap == 5 && less.one_expert == pair);
         /* without a video there is nothing to decode */
         run_params video = r;
         video.latents_only = false;
@@ -136,21 +157,32 @@ static void test_choices(void **state)
         g->offload = ENGINE_OFFLOAD_ALL;
         g->memory_budget = 0;
         DO(plan(g, INT64_MAX / 4, &r, &m, e));
-        assert_true(m.blocks_to_swap == 2 && m.streams_text && m.releases_vae && m.host_bytes > 0);
+        assert_true(m.blocks_to_swap == 5 && m.streams_text && m.releases_vae && m.host_bytes > 0);
         /* so many blocks and no more */
         g->offload = ENGINE_OFFLOAD_AUTO;
         g->blocks_to_swap = 1;
         DO(plan(g, INT64_MAX / 4, &r, &m, e));
         assert_int_equal(m.blocks_to_swap, 1);
+        dit_sizes z;
+        dit_sizes_of(&g->dit_cfg, g->prec, false, false, 2 * 2 * 2, 1, &z);
+        for (int k = 1; k <= 5; k++) {      /* what is on its way, what stays, what lies in host memory */
+            g->blocks_to_swap = k;
+            DO(plan(g, INT64_MAX / 4, &r, &m, e));
+            assert_int_equal(m.slot_bytes, (k < 2 ? 1 : 2) * z.block);
+            assert_int_equal(m.dit_bytes, (1 + pair) * (z.fixed + (5 - k) * z.block));
+            assert_int_equal(m.host_bytes, (1 + pair) * k * z.block);
+            assert_true(m.device_bytes >= m.runtime_bytes + m.dit_bytes + m.slot_bytes + m.work_bytes + m.latent_bytes + m.text_kept_bytes);
+        }
+        g->blocks_to_swap = 1;
         g->memory_budget = 100LL * MIB;
         assert_int_equal(plan(g, INT64_MAX / 4, &r, &m, &e), ERR_MEMORY);
-        assert_text_has(e.text, "with 1 of 2 transformer blocks swapped");
+        assert_text_has(e.text, "with 1 of 5 transformer blocks swapped");
         g->memory_budget = 0;
         assert_int_equal(plan(g, 100LL * MIB, &r, &m, &e), ERR_MEMORY);
         assert_text_has(e.text, "695 MiB may be used (free on the device)");
-        g->blocks_to_swap = 3;
+        g->blocks_to_swap = 6;
         assert_int_equal(plan(g, INT64_MAX / 4, &r, &m, &e), ERR_CONFIG);
-        assert_text_has(e.text, "memory.blocks_to_swap is 3, but tests/golden/wan-tiny");
+        assert_text_has(e.text, "memory.blocks_to_swap is 6, but ");
         engine_close(g);
     }
 }
@@ -182,15 +214,14 @@ static void test_runs(void **state)
 {
     (void)state;
     for (int pair = 0; pair < 2; pair++) {
-        engine_options o = ENGINE_OPTIONS_INIT;
-        engine *g = open_tiny(&o, pair);
+        engine *g = open_five(pair);
         run_params r = a_run(32, 32, 5);
         r.latents_only = true;
         engine_memory m;
         err e = { 0 };
         size_t bytes, n;
         float *want = denoise(g, &bytes), *got;
-        bool seen[2][3][2] = { 0 };      /* streamed text, blocks, one expert */
+        bool seen[2][6][2] = { 0 };      /* streamed text, blocks, one expert */
         int n_streamed = 0, n_swapped = 0, n_one = 0;
         g->free_at_open = INT64_MAX / 4;
         DO(engine_plan_memory(g, &r, &m, e));
@@ -218,7 +249,7 @@ static void test_runs(void **state)
         assert_true(!g->memory.one_expert && !g->memory.blocks_to_swap && (!pair || (g->dits[0] && g->dits[1])));
         free(got);
         /* the same with so many blocks as asked for */
-        for (int k = 1; k <= 2; k++) {
+        for (int k = 1; k <= 5; k++) {
             g->blocks_to_swap = k;
             got = denoise(g, &n);
             assert_memory_equal(got, want, bytes);
