@@ -9,9 +9,6 @@
  * Applies a->norm, in the same kernel for 96 and 192 channels. */
 bool conv_hopper_can(const backend *be, const conv_args *a);
 int conv_hopper(backend *be, const conv_args *a, err *e);
-/* Of those, without the checks of conv_hopper_can(): at most three output channels in f32. */
-bool conv_head_can(const conv_args *a);
-int conv_head(backend *be, const conv_args *a, err *e);
 /* Any shape on any GPU from sm_80 on; a->norm is left to the caller. */
 int conv_plain(backend *be, const conv_args *a, err *e);
 

@@ -380,6 +380,7 @@ typedef tile<64, 192, 2, 16, 3, 9, 1, 4, 2, 3> wide;        /* 192 channels, or 
 typedef tile<64, 128, 3, 24, 3, 9, 1, 4, 2, 2> tall;        /* 384 in three: fewer, larger tiles */
 typedef tile<64, 192, 1, 8, 3, 9, 1, 5, 2, 3> small;        /* small frames: twice as many tiles */
 typedef tile<32, 96, 3, 24, 3, 9, 3, 4, 2, 9> narrow;       /* 96 channels */
+typedef tile<32, 16, 3, 24, 3, 9, 9, 3, 2, 1> picture;      /* the decoder's head */
 typedef tile<64, 16, 1, 8, 3, 9, 9, 3, 2, 1> tiny;          /* the encoder's head, in two */
 typedef tile<64, 192, 2, 16, 1, 1, 1, 3, 3, 3> temporal;    /* kernels of one pixel over frames */
 typedef tile<64, 192, 2, 16, 3, 4, 1, 4, 2, 3> wide_up;
@@ -453,13 +454,13 @@ template <class C> double cost(backend *be, const conv_args *a, double slower)
 bool conv_hopper_can(const backend *be, const conv_args *a)
 {
     int64_t cin = a->x->shape[3], cout = a->w->shape[0], ks = a->w->shape[2];
-    bool f32 = a->out->dtype == DT_F32, wide_ok = cin % 64 == 0 && (cout % 8 == 0 || f32), narrow_ok = !f32 && ks == 3 && cin % 32 == 0 && cout % 8 == 0;
+    bool f32 = a->out->dtype == DT_F32, wide_ok = cin % 64 == 0 && cout % 8 == 0, narrow_ok = ks == 3 && cin % 32 == 0 && cout % 8 == 0;
     int up = a->upsample2x ? 2 : 1;
     int major = 0;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, impl((backend *)be)->device);
     return major == 9 && ks == a->w->shape[3] && (ks == 3 || ks == 1) && a->pad_h == ks / 2 && a->pad_w == ks / 2 && a->stride_t == 1 &&
            a->stride_h == 1 && a->stride_w == 1 && a->out->shape[1] == up * a->x->shape[1] && a->out->shape[2] == up * a->x->shape[2] &&
-           (up == 1 || ks == 3) && a->w->shape[1] <= a->n_past + 1 && (f32 ? ks == 3 && (conv_head_can(a) || (wide_ok && cout <= 64)) : wide_ok || narrow_ok) &&
+           (up == 1 || ks == 3) && a->w->shape[1] <= a->n_past + 1 && (f32 ? ks == 3 && cin % 32 == 0 && cout <= 64 : wide_ok || narrow_ok) &&
            a->x->shape[1] < 32768 && a->x->shape[2] < 32768;
 }
 
@@ -482,7 +483,7 @@ int conv_hopper(backend *be, const conv_args *args, err *e)
     if (ks == 1)
         return launch<temporal>(be, a, e);
     if (a->out->dtype == DT_F32)
-        return conv_head_can(a) ? conv_head(be, a, e) : launch<tiny>(be, a, e);
+        return cin % 64 ? launch<picture>(be, a, e) : launch<tiny>(be, a, e);
     if (cin % 64 || cout == 96)
         return a->w_up ? launch<narrow_up>(be, a, e) : launch<narrow>(be, a, e);
     if (a->w_up)
