@@ -115,12 +115,18 @@ setup:
 Q = $(if $(V),,@)
 say_ = $(if $(V),true,echo)
 say = @$(say_)
-$(BUILD)/%.o: %.c
+# Everything is compiled again when `make setup` brought a library. Written while make reads this: as the target of a rule it
+# would be taken for an intermediate file, whose age .SECONDARY lets nobody ask for.
+ifneq ($(filter-out help clean setup,$(or $(MAKECMDGOALS),all)),)
+$(shell mkdir -p $(BUILD); echo '$(FEATURES) $(LIBS)' | cmp -s - $(BUILD)/features || echo '$(FEATURES) $(LIBS)' > $(BUILD)/features)
+endif
+
+$(BUILD)/%.o: %.c $(BUILD)/features
 	@mkdir -p $(dir $@)
 	$(say) "  CC    $<"
 	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.o: %.cc
+$(BUILD)/%.o: %.cc $(BUILD)/features
 	@mkdir -p $(dir $@)
 	$(say) "  CXX   $<"
 	$(Q)$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
