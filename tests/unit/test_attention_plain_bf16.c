@@ -313,7 +313,7 @@ static void check_probs(const char *kernels)
         int slot = (maps[c].type == DT_BF16) * 2 + maps[c].given;
         if (!(worst <= worst_probs[slot]))
             worst_probs[slot] = worst;
-        if (!(worst <= (maps[c].given ? 2e-6 : 1e-6)))
+        if (!(worst <= (maps[c].given && highest > 8 ? 2e-6 : 1e-6)))      /* a given log-sum-exp above 8 is itself off by 5e-7 for its type */
             fail_msg("maps case %zu: off by %.2e", c, worst);
         tensor_free(&tq), tensor_free(&tk), tensor_free(&out), tensor_free(&lse), tensor_free(&all), tensor_free(&mean);
         free(q), free(k), free(begin), free(columns), free(heads), free(one), free(s), free(of_key), free(avg), free(key);
