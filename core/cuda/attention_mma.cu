@@ -245,8 +245,9 @@ __global__ void __launch_bounds__(THREADS, MT == 2 || DP > 80 ? 2 : 3) attend(co
                     now = fmaxf(now, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
                 now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
                 now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2));
-                shift[half] = now == -INFINITY ? 0.0f : now * to_log2;
-                shrink[half] = exp2_of(top[m][half] * to_log2 - shift[half]);
+                /* the old terms are relative to the rounded product: a fused one here would add its rounding with every new maximum */
+                shift[half] = now == -INFINITY ? 0.0f : __fmul_rn(now, to_log2);
+                shrink[half] = exp2_of(__fmul_rn(top[m][half], to_log2) - shift[half]);
                 top[m][half] = now;
                 sum[m][half] *= shrink[half];
             }
@@ -294,8 +295,11 @@ __global__ void __launch_bounds__(THREADS, MT == 2 || DP > 80 ? 2 : 3) attend(co
             all += __shfl_xor_sync(0xffffffffu, all, 2);
             int row = row_in_block + m * 16 + g + half * 8;
             float inverse = 1.0f / all;
-            if (p.lse && quad == 0 && row < rows)      /* in double: the rounding of top * to_log2 is in every term of the sum */
-                p.lse[head * p.plan.n_q + q0 + row] = (float)((double)(top[m][half] * to_log2) * 0.6931471805599453 + (double)logf(all));
+            if (p.lse && quad == 0 && row < rows) {
+                /* in double: the rounding of top * to_log2 is in every term of the sum, that of to_log2 itself in the largest */
+                const double ln2 = 0.6931471805599453, to_e = !LEAN && p.bias ? 1.0 : (double)p.scale, high = top[m][half];
+                p.lse[head * p.plan.n_q + q0 + row] = (float)((double)__fmul_rn(top[m][half], to_log2) * ln2 + high * (to_e - (double)to_log2 * ln2) + (double)logf(all));
+            }
 #pragma unroll
             for (int d = 0; d < DP / 8; d++)
                 *(uint32_t *)(sq + row * LD + d * 8 + quad * 2) = pack(o[m][d][half * 2] * inverse, o[m][d][half * 2 + 1] * inverse);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLES_MAX_BYTES = 64 << 20 };
+enum { TABLES_MAX_BYTES = 64 << 20, TABLES_MAX = 4096 };
 
 typedef struct cuda_tables {
     struct cuda_tables *next;       /* most recently used first */
@@ -65,8 +65,9 @@ int cuda_table(backend *be, const void **dev, const void *host, size_t bytes, er
         be->bytes_peak = be->bytes_now;
     *dev = t->dev;
     size_t sum = bytes;
+    int n = 1;
     for (cuda_tables *keep = t; keep->next; ) {      /* the new one stays, whatever its size */
-        if ((sum += keep->next->bytes) <= TABLES_MAX_BYTES) {
+        if ((sum += keep->next->bytes) <= TABLES_MAX_BYTES && ++n <= TABLES_MAX) {
             keep = keep->next;
         } else {
             cuda_tables *old = keep->next;

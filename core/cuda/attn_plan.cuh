@@ -16,7 +16,7 @@ typedef struct plan_dev {
 } plan_dev;
 
 /* Device memory holding these bytes, valid until the backend closes or until so many other tables were asked for that the oldest
- * had to go (TABLES_MAX_BYTES together). The work queued so far may still use a table that goes. */
+ * had to go (TABLES_MAX, TABLES_MAX_BYTES together). The work queued so far may still use a table that goes. */
 int cuda_table(backend *be, const void **dev, const void *host, size_t bytes, err *e);
 void cuda_tables_free(backend *be);
 

@@ -229,12 +229,12 @@ __device__ __forceinline__ void copy_16(void *to, const void *from, bool there)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
 }
 
-/* The same for bf16 heads of at most 128 in rows of whole 16-byte pieces, on tensor cores: a warp owns 16 queries. Queries and keys of
+/* The same with a given log-sum-exp, for bf16 heads of at most 128 in rows of whole 16-byte pieces, on tensor cores: a warp owns 16 queries. Queries and keys of
  * the next step (a head and 16 columns) come by cp.async while this one is multiplied, queries to where only their warp reads them.
  * A score is one chain of products of 16 values in ascending order, as in the attention kernels: where one key has nearly all of the
  * probability, its rounding in the score and in the log-sum-exp is the same and cancels. */
 template <int DP>      /* head size rounded up to 32, 64, 96 or 128 */
-__global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ probs_params p)
+__global__ void __launch_bounds__(THREADS, 4) columns_bf16(const __grid_constant__ probs_params p)
 {
     typedef __nv_bfloat16 bf16;
     constexpr int WARPS = THREADS / 32, WARP_ROWS = 16, LW = WARP_ROWS + 1, LQ = DP + 8, CHUNKS = DP / 8;
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ 
     const bf16 *q = (const bf16 *)p.q + q0 * p.width, *k = (const bf16 *)p.k;
     const int steps_a_head = group.n_columns > COLUMNS ? (group.n_columns + COLUMNS - 1) / COLUMNS : 1;
     const int n_steps = p.heads * steps_a_head;
-    float2 lse[2];      /* of rows g and g + 8 in the head of the next step */
+    float lse[2];      /* of rows g and g + 8 in the head of the next step */
 
     auto fetch = [&](int step) {
         const int h = step / steps_a_head, c0 = step % steps_a_head * COLUMNS, stage = step & 1;
@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ 
         }
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            lse[r] = g + 8 * r < rows ? lse_of(p, h * p.plan.n_q + q0 + g + 8 * r) : make_float2(0, 0);
+            lse[r] = g + 8 * r < rows ? p.lse[h * p.plan.n_q + q0 + g + 8 * r] : 0.0f;
     };
 
     for (int w = lane / 16; w < WORDS; w += 2)
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ 
     float word = 0;      /* of a word with more than COLUMNS columns */
     for (int step = 0; step < n_steps; step++) {
         const int h = step / steps_a_head, part = step % steps_a_head, stage = step & 1;
-        const float2 now[2] = { lse[0], lse[1] };
+        const float now[2] = { lse[0], lse[1] };
         asm volatile("cp.async.wait_group 0;\n" ::: "memory");
         __syncthreads();      /* this step is there, and nobody reads the other stage any more */
         if (step + 1 < n_steps)
@@ -318,7 +318,7 @@ __global__ void __launch_bounds__(THREADS) columns_bf16(const __grid_constant__ 
             for (int x = 0; x < 4; x++) {
                 const int c = x / 2 * 8 + quad * 2 + x % 2;
                 const float t = times[stage][c];
-                mine[c * LW + g + 8 * r] = t != 0.0f ? t * expf(fmaf(s[x / 2][r * 2 + x % 2], p.scale, -now[r].x) - now[r].y) : 0.0f;
+                mine[c * LW + g + 8 * r] = t != 0.0f ? t * expf(fmaf(s[x / 2][r * 2 + x % 2], p.scale, -now[r])) : 0.0f;
             }
         __syncwarp();
         if (steps_a_head > 1) {
@@ -472,7 +472,7 @@ int run(backend *be, const attn_probs_args *a, probs_params &p, err *e)
         if ((rc = cuda_launched(be, "attn_probs", e)))
             return rc;
     }
-    bool tensor_cores = sizeof(T) == 2 && p.wide && p.D <= 128;
+    bool tensor_cores = sizeof(T) == 2 && p.lse && p.wide && p.D <= 128;      /* our own log-sum-exp is of scores summed as in columns() */
     if ((rc = cuda_plan(be, &a->plan, n_q, n_k, tensor_cores ? THREADS / 2 : ROWS, &p.plan, &tiles, e)) || !tiles || !n_groups)
         return rc;
     dim3 grid(blocks_for(tiles, 1), (unsigned)n_groups);

@@ -178,7 +178,7 @@ int cuda_rope(backend *, tensor *, const rope_table *, int, err *);
 int cuda_gate_add(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_add_row(backend *, tensor *, const tensor *, const tensor *, err *);
 int cuda_attention(backend *, const attn_args *, err *);
-int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads of 1 to 128 */
+int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads of 1 to 128; WANSCOPE_PLAIN_ATTENTION=1 takes it everywhere */
 /* bf16, heads of 128, on Hopper */
 int cuda_attention_hopper(backend *, const attn_args *, err *);
 bool cuda_attention_hopper_takes(const backend *, const attn_args *);

@@ -236,6 +236,51 @@ static void test_one_hot(void **unused)
     free(q), free(k), free(v), free(got);
 }
 
+/* Many heads take larger blocks of queries than one; a head's result is the same. */
+static void test_one_head_of_many(void **unused)
+{
+    (void)unused;
+    enum { N = 300, L = 200 };
+    static const int sizes[] = { 16, 40, 64, 80, 96, 128 };
+    for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
+        const int D = sizes[c];
+        const int64_t W = (int64_t)N * D;
+        float *x[3];
+        err e = { 0 };
+        tensor all[4], one[4];
+        for (int t = 0; t < 3; t++) {
+            x[t] = values(L * W, 2);
+            all[t] = DEV(DT_BF16, x[t], L, W);
+        }
+        all[3] = poisoned(DT_BF16, L, W);
+        attn_args a = { .out = &all[3], .q = &all[0], .k = &all[1], .v = &all[2], .n_heads = N, .scale = 0.2f };
+        assert_int_equal(op_attention(&a, &e), 0);
+        float *got = download(&all[3]), *part = malloc((size_t)(L * D) * sizeof *part);
+        for (int h = 0; h < N; h += 149) {
+            for (int t = 0; t < 3; t++) {
+                for (int64_t i = 0; i < L; i++)
+                    memcpy(part + i * D, x[t] + i * W + h * D, (size_t)D * sizeof *part);
+                one[t] = DEV(DT_BF16, part, L, D);
+            }
+            one[3] = poisoned(DT_BF16, L, D);
+            attn_args b = { .out = &one[3], .q = &one[0], .k = &one[1], .v = &one[2], .n_heads = 1, .scale = 0.2f };
+            assert_int_equal(op_attention(&b, &e), 0);
+            float *alone = download(&one[3]);
+            for (int64_t i = 0; i < L; i++)
+                if (memcmp(alone + i * D, got + i * W + h * D, (size_t)D * sizeof *alone))
+                    fail_msg("heads of %d: query %lld of head %d differs from the same head alone", D, (long long)i, h);
+            free(alone);
+            for (int t = 0; t < 4; t++)
+                tensor_free(&one[t]);
+        }
+        for (int t = 0; t < 4; t++)
+            tensor_free(&all[t]);
+        for (int t = 0; t < 3; t++)
+            free(x[t]);
+        free(got), free(part);
+    }
+}
+
 /* ---- captured attention ---- */
 
 static const struct { dtype type; int D, heads; int64_t Lq, Lk; int plan, n_words; bool given; float spread; } maps[] = {
@@ -313,7 +358,7 @@ static void check_probs(const char *kernels)
         int slot = (maps[c].type == DT_BF16) * 2 + maps[c].given;
         if (!(worst <= worst_probs[slot]))
             worst_probs[slot] = worst;
-        if (!(worst <= (maps[c].given ? 2e-6 : 1e-6)))
+        if (!(worst <= (maps[c].given && highest > 8 ? 2e-6 : 1e-6)))      /* a given log-sum-exp above 8 is itself off by 5e-7 for its type */
             fail_msg("maps case %zu: off by %.2e", c, worst);
         tensor_free(&tq), tensor_free(&tk), tensor_free(&out), tensor_free(&lse), tensor_free(&all), tensor_free(&mean);
         free(q), free(k), free(begin), free(columns), free(heads), free(one), free(s), free(of_key), free(avg), free(key);
@@ -484,6 +529,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_hot),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_one_head_of_many),
         cmocka_unit_test(test_probs),
         cmocka_unit_test(test_probs_fast),
         cmocka_unit_test(test_noise),
