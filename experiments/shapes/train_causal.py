@@ -35,7 +35,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BLOCKS = 8
 PIXELS = 12 * BLOCKS - 3
 CUTS = tuple(range(2, BLOCKS))
-SETTINGS = dict(clips=1152, batch=24, first_batch=320, pairs=2600, lr=5e-4, warmup=40, ema=0.99, own=0.5, far=1000, first=0.5,
+SETTINGS = dict(clips=1728, batch=32, first_batch=128, pairs=1600, lr=5e-4, warmup=40, ema=0.99, own=0.5, far=1000, first=0.5,
                 teacher_steps=(10, 9, 8, 6), guidance=4.0, levels=(1.0, 0.7, 0.5, 0.3), free=0.25)
 TINY = dict(clips=2, batch=1, first_batch=2, pairs=4, warmup=1, teacher_steps=(2, 1, 1, 1))
 

@@ -29,7 +29,7 @@ from words import Words
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAYERS = (0, 3)                         # the main blocks after which hints are added
 CHANNELS = 96
-SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.4, both=0.4, shift=4.0, own=(0.5, 0.1))
+SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.3, both=0.3, shift=7.0, own=(0.4, 0.1))
 TINY = dict(clips=4, batch=2, warmup=1)
 
 
