@@ -141,9 +141,10 @@ int causal_new(causal **out, causal_model m, const causal_options *o, err *e)
         goto out;
     }
     TRY(causal_schedule(&c->s, o, e));
-    tensor *const own[] = { &c->x, &c->x0, &c->flow, &c->noise };
+    tensor *const own[] = { &c->x, &c->x0, &c->flow };
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         TRY(TENSOR_NEW(own[i], m.be, DT_F32, e, c->channels, o->block, o->height, o->width));
+    TRY(TENSOR_NEW(&c->noise, m.be, DT_F32, e, c->s.steps, c->channels, o->block, o->height, o->width));
     TRY(TENSOR_NEW(&c->flags, m.be, DT_I32, e, c->s.steps + 1));
     TRY(dit_work_new(&c->work, m.d, o->block, o->height, o->width, e));
     TRY(kv_cache_new(&c->cache, m.be, cfg->num_layers, cfg->dim, m.keys, o->height / 2 * (o->width / 2), o->window, o->sink, o->block, (int)o->total, e));
@@ -205,6 +206,13 @@ static int draw_host(causal *c, int number, float *out, err *e)
                                  o->noise_threads_per_sm, out, n, e);
     rng_cpu_normal(o->draws == CAUSAL_DRAW_BLOCK || number == 0 ? &c->first : &c->later, out, n);
     return 0;
+}
+
+/* The noise that goes in before step `step`, channels-major. */
+static tensor noise_of(const causal *c, int step)
+{
+    tensor one = tensor_rows(&c->noise, step, 1);
+    return tensor_reshape(&one, 4, c->x.shape);
 }
 
 /* ---- one call of the model ---- */
@@ -389,15 +397,18 @@ int causal_block(causal *c, const hooks *h, tensor *latents, err *e)
         return ERR(e, ERR_INTERNAL, "the clip of %" PRId64 " latent frames is complete", c->o.total);
     TRY(cut(c, e));
     c->broken = true;
-    TRY(draw_noise(c, 0, &c->x, e));
+    for (int i = 0; i < steps; i++) {      /* all of a block at once: an upload waits for the device */
+        tensor draw = noise_of(c, i);
+        TRY(draw_noise(c, i, i ? &draw : &c->x, e));
+    }
     TRY(latents_hook(c, h, 0, e));
     for (int i = 0; i < steps; i++) {
         tensor *to = i + 1 < steps ? &c->x0 : &c->x;
         TRY(call(c, &c->x, &c->flow, to, c->position, c->s.timesteps[i], false, i, point(c, PASS_DENOISE, i), h, e));
         if (i + 1 < steps) {      /* f32 arithmetic with fresh noise (scheduler.py:159-176) */
             float s = c->s.sigmas[i + 1];
-            TRY(draw_noise(c, i + 1, &c->noise, e));
-            TRY(op_axpby(&c->x, 1.0f - s, &c->x0, s, &c->noise, e));
+            tensor fresh = noise_of(c, i + 1);
+            TRY(op_axpby(&c->x, 1.0f - s, &c->x0, s, &fresh, e));
         }
         TRY(latents_hook(c, h, i + 1, e));
     }

@@ -32,7 +32,8 @@ struct causal {
     rng_cpu first, later;
     uint64_t offset;               /* of the CUDA generator */
     float *all_noise;              /* CUDA, CAUSAL_DRAW_CLIP: the numbers depend on how many are drawn at once */
-    tensor x, x0, flow, noise;     /* of a block, on the device: [channels, block, height, width] */
+    tensor x, x0, flow;            /* of a block, on the device: [channels, block, height, width] */
+    tensor noise;                  /* of its steps: [steps, channels, block, height, width]; the first lies in x */
     tensor flags;                  /* i32, one a call of a block: did it give NaN or infinity? */
     float *drawn, *turned;         /* noise as it is drawn, frames-major; channels-major, room for max(block, room) frames */
     double *times;

@@ -1,6 +1,6 @@
 """Measure videos of a causal model block by block against the caption in force, from pixels alone.
 
-    python3 measure_blocks.py BATCH_FOLDER [--json FILE]       a wanscope batch: manifest.jsonl, runs/.../video.mp4
+    python3 measure_blocks.py BATCH_FOLDER... [--json FILE]    wanscope batches: manifest.jsonl, runs/.../video.mp4
 
 A caption is in force from the block at which it begins: `... [at 33] ...` counts latent frames, a block is 3 of them, 9 video frames
 for the first and 12 for each later one.  Colour and shape of every block are read as measure.py reads a video, of its frames
@@ -34,12 +34,12 @@ def blocks_of(job):
 
 def main():
     parser = argparse.ArgumentParser(description="measure causal videos block by block")
-    parser.add_argument("folder")
+    parser.add_argument("folders", nargs="+", metavar="folder")
     parser.add_argument("--json", help="write every reading here")
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1))
     args = parser.parse_args()
     with ProcessPoolExecutor(args.jobs) as pool:
-        videos = list(pool.map(blocks_of, measure.find_videos(args.folder, None, 1)))
+        videos = list(pool.map(blocks_of, [v for f in args.folders for v in measure.find_videos(f, None, 1)]))
     count = min(len(v["blocks"]) for v in videos)
     print(f"{len(videos)} videos of {count} blocks\nblock  colour  shape  both  in step")
     for b in range(count):

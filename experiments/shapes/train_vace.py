@@ -29,7 +29,7 @@ from words import Words
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAYERS = (0, 3)                         # the main blocks after which hints are added
 CHANNELS = 96
-SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.4, both=0.4, shift=4.0, own=(0.5, 0.1))
+SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.3, both=0.3, shift=7.0, own=(0.4, 0.1))
 TINY = dict(clips=4, batch=2, warmup=1)
 
 
@@ -46,7 +46,11 @@ class HintBlock(wan.Block):
 
 
 class Vace(nn.Module):
-    """The tensors of a VACE file for a DiT."""
+    """The tensors of a VACE file for a DiT.
+
+    Half of the heads of the hint blocks begin with queries near zero, so that they look at all tokens alike: what the
+    reference shows reaches every frame from the first step on.  Heads that look at places learn the way only slowly.
+    """
 
     def __init__(self, dit):
         super().__init__()
@@ -54,6 +58,7 @@ class Vace(nn.Module):
         self.vace_blocks = nn.ModuleList(HintBlock(dit.dim, dit.heads, hidden, i == 0) for i in range(len(LAYERS)))
         for block, layer in zip(self.vace_blocks, LAYERS):
             block.load_state_dict(dit.blocks[layer].state_dict(), strict=False)
+            block.self_attn.norm_q.weight.data[:dit.dim // 2] *= 0.05
         self.vace_patch_embedding = nn.Conv3d(CHANNELS, dit.dim, (1, 2, 2), (1, 2, 2))
         nn.init.normal_(self.vace_patch_embedding.weight, std=0.02)
         nn.init.zeros_(self.vace_patch_embedding.bias)
@@ -107,8 +112,8 @@ def portrait(scenes, seed, grammar):
     t = generator.tracks(scenes, 1, grammar)
     scale = torch.tensor([s.scale for s in grammar.shapes.values()], device=device)[scenes.shape]
     upright = torch.tensor([s.angle for s in grammar.shapes.values()], device=device)[scenes.shape]
-    t.x, t.y = (generator.SIZE / 2 + uniform(-12, 12, n, 1, generator.OBJECTS) for _ in "xy")
-    t.radius = (uniform(18, 36, n, generator.OBJECTS) * scale)[:, None]
+    t.x, t.y = (generator.SIZE / 2 + uniform(-6, 6, n, 1, generator.OBJECTS) for _ in "xy")
+    t.radius = (uniform(26, 44, n, generator.OBJECTS) * scale)[:, None]
     t.angle = upright[:, None]
     t.visible = t.visible & (torch.arange(generator.OBJECTS, device=device) == 0)
     t.background = generator._rgb(grammar.backgrounds, ground)[:, None]
@@ -150,15 +155,18 @@ class Pool:
             lines["short"].append(grammar.sentence([first] + objects[1:], background if u[1][2] < 0.8 else None))
         self.text = {k: t5.context(torch.tensor(words.encode(l, text_len), device=device)).to(torch.bfloat16) for k, l in lines.items()}
         self.empty = t5.context(torch.tensor(words.encode([""], text_len), device=device)).to(torch.bfloat16)
-        parts = {"video": [], "reference": [], "depth": []}
+        parts = {"video": [], "reference": [], "depth": [], "weight": []}
         for i in range(0, n, batch):
             some = scenes[i:i + batch].to(device)
-            frames, _, depth = generator.render(generator.tracks(some))
+            frames, cover, depth = generator.render(generator.tracks(some))
+            cover = F.max_pool2d(F.avg_pool2d(cover, 8), 3, 1, 1)
+            cover = torch.cat((cover[:, :1], cover[:, 1:].unflatten(1, (-1, 4)).mean(2)), 1)[:, None]
+            parts["weight"].append(torch.cat((torch.full_like(cover[:, :, :1], 0.3), 0.3 + 3 * cover), 2))      # objects count most
             last = lambda v: v.contiguous(memory_format=torch.channels_last_3d)
             parts["video"].append(encode(vae, last(frames)))
             parts["depth"].append(encode(vae, last(depth_video(depth))))
             parts["reference"].append(encode(vae, last(portrait(some, seed + 2 + i, grammar))))
-        self.video, self.reference, self.depth = (torch.cat(parts[k]) for k in ("video", "reference", "depth"))
+        self.video, self.reference, self.depth, self.weight = (torch.cat(parts[k]) for k in ("video", "reference", "depth", "weight"))
         self.grey = encode(vae, torch.zeros(1, 3, generator.FRAMES, generator.SIZE, generator.SIZE, device=device))
         if device == "cuda":
             torch.cuda.synchronize()
@@ -187,7 +195,8 @@ def loss_of(dit, vace, pool, cfg, share, device):
     x0, level = x0.float(), sigma.view(-1, 1, 1, 1, 1)
     noise = torch.randn_like(x0)
     v = velocity(dit, vace, (1 - level) * x0 + level * noise, 1000 * sigma, text.float(), c)
-    return (v - (noise - x0)).square().mean(), "depth" if alone else "reference"
+    weight = pool.weight[pick][:, :, -x0.shape[2]:]
+    return (weight * (v - (noise - x0)).square()).sum() / (weight.sum() * x0.shape[1]), "depth" if alone else "reference"
 
 
 # ---------------------------------------------------------------------------------------------------- pixels
@@ -281,6 +290,9 @@ def train(args, device):
     vace = Vace(dit).to(device)
     if args.start:
         vace.load_state_dict({k: v.float() for k, v in load_file(args.start).items()})
+    if args.look_around:
+        for block in vace.vace_blocks:
+            block.self_attn.norm_q.weight.data[:dit.dim // 2] *= 0.05
     pool = Pool(vae, t5, words, text_len, cfg, 100_000 * args.seed + 77, device)
     params, names = list(vace.parameters()), [k for k, _ in vace.named_parameters()]
     mean = {k: v.detach().clone() for k, v in vace.named_parameters()}
@@ -324,6 +336,7 @@ def main():
     parser = argparse.ArgumentParser(description="train VACE tensors for the shapes checkpoint")
     parser.add_argument("--checkpoint", default=os.path.join(HERE, "checkpoint"))
     parser.add_argument("--start", help="go on from these tensors")
+    parser.add_argument("--look-around", action="store_true", help="set half of the heads back to looking at all tokens alike")
     parser.add_argument("--out", default="vace-out")
     parser.add_argument("--seconds", type=float, default=110, help="of the whole call")
     parser.add_argument("--reserve", type=float, default=12, help="of them for the table at the end")

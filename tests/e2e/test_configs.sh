@@ -36,6 +36,8 @@ for c in "$REPO"/configs/*.yaml; do
     holocine_sparse) model=$TMP/scenes/HoloCine_dit/sparse/sparse_high_noise.safetensors frames=21 more="--set shots.cut_frames=[5,9,13,17]" ;;
     longlive) model=$TMP/causal frames=249 ;;      # long enough for its switch
     vace_r2v) more="$vace --set vace.references=$(echo img/*/frame/frame_000.png)" ;;
+    longlive_demo) model=$TMP/causal frames=249 more="--set model.vae= --set model.t5= --set model.tokenizer=" ;;
+    vace_demo) more="$vace --set vace.control=depth.safetensors" ;;
     vace_depth) more="$vace --set vace.control=depth.safetensors" ;;
     esac
     check "config-$name" "the shipped config fails:" "$W" run --config "$c" --output-dir out --batch-name "$name" --device cpu --quiet --videos-per-variation 1 \

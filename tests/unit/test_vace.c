@@ -3,7 +3,7 @@
 
 #include "tests/unit/weights_fixture.h"
 
-#include "core/engine.h"
+#include "core/engine_internal.h"
 
 #define TRY_SKIP(path) do { if (!fs_exists(path)) skip(); } while (0)
 
@@ -533,11 +533,49 @@ static int clean(void **state)
     return 0;
 }
 
+/* What a block of a causal clip is told: its own frames, references in place of the first of them, beside a control in block 0 only. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    enum { T = 6, PLANE = 4, N = 3 };
+    backend *be;
+    tensor t;
+    float *v;
+    vace_condition c = { .latent_frames = T, .plane = PLANE, .width = 16, .height = 16, .frames = 4 * T - 3, .n_references = 2 };
+    DO(backend_open(&be, "cpu", e));
+    c.host = malloc(96 * T * PLANE * sizeof(float));
+    c.references = malloc(16 * 2 * PLANE * sizeof(float));
+    for (int k = 0; k < 96; k++)
+        for (int f = 0; f < T; f++)
+            for (int i = 0; i < PLANE; i++)
+                c.host[(k * T + f) * PLANE + i] = (float)(1000 * k + 10 * f + i);
+    for (int i = 0; i < 16 * 2 * PLANE; i++)
+        c.references[i] = (float)-1 - (float)i;
+    for (int controlled = 0; controlled < 2; controlled++)
+        for (int first = 0; first < T; first += N) {
+            int shown = controlled && first ? 0 : 2;
+            c.controlled = controlled;
+            DO(vace_condition_block(&c, be, first, N, &t, e));
+            assert_true(t.ndim == 4 && t.shape[0] == 96 && t.shape[1] == N && t.shape[2] == 2 && t.shape[3] == 2);
+            v = t.data;
+            for (int k = 0; k < 96; k++)
+                for (int f = 0; f < N; f++)
+                    for (int i = 0; i < PLANE; i++) {
+                        float want = f >= shown ? (float)(1000 * k + 10 * (first + f) + i) : k < 16 ? (float)-1 - (float)((f * 16 + k) * PLANE + i) : 0.0f;
+                        assert_true(v[(k * N + f) * PLANE + i] == want);
+                    }
+            tensor_free(&t);
+        }
+    free(c.host);
+    free(c.references);
+    backend_close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_adapter), cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_faults), cmocka_unit_test(test_blocks),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
