@@ -40,6 +40,8 @@ int cuda_launched(backend *be, const char *op, err *e);
 /* Scratch memory, valid until the next op of the same stream asks for some. */
 int cuda_need_work(backend *be, size_t bytes, err *e);
 void cuda_attention_hopper_close(backend *be);      /* frees the kept work lists */
+/* the kernel of one tile shape (1..5; 0: the one cuda_attention_hopper() would take), for tests and benchmarks */
+int cuda_attention_hopper_variant(backend *be, const struct attn_args *a, int variant, err *e);
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 
