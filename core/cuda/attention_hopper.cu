@@ -3,8 +3,8 @@
  * A block of three warpgroups owns 128 queries of one head. The producer (one thread of the first warpgroup) copies Q and then
  * blocks of BN keys and values by TMA into rings in shared memory; each of two consumers owns 64 queries: S = Q K^T by wgmma from
  * shared memory, the softmax on its registers, O += P V with P from registers. Each consumer issues the scores of block j and the
- * products of block j-1 together, and the two take turns (named barriers), so that one's softmax hides behind the other's
- * matrix work. Blocks stay on their SM and take pieces from a list made by attention_work.cu. In a cluster of two
+ * products of block j-1 together, also from one piece of work to the next, and the two take turns (named barriers), so that
+ * one's softmax hides behind the other's matrix work. Blocks stay on their SM and take pieces from a list made by attention_work.cu. In a cluster of two
  * neighbouring blocks share their keys: each copies half (64 of 128 channels) to both.
  *
  * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. The row maximum m may lag behind by up to 8 (powers of two: P stays below
@@ -718,25 +718,30 @@ extern "C" bool cuda_attention_hopper_takes(const backend *be, const attn_args *
            attn_work_fits(&a->plan, tensor_nrows(a->q), tensor_nrows(a->k));
 }
 
-/* variant: 0 chooses; tests and benchmarks name one */
+/* Short pieces want queries and outputs staged twice, long ones large blocks; pairs of neighbours sharing keys pay when there are many
+ * tiles, single blocks divide few of them more evenly. Costs of a key relative to blocks of 176, measured on an H200. */
+static int choose(const cuda_impl *c, const attn_args *a)
+{
+    int64_t n_q = tensor_nrows(a->q), n_k = tensor_nrows(a->k), tiles = (n_q + BM - 1) / BM + a->plan.n_segments;
+    int64_t p128 = attn_work_padded(&a->plan, n_q, n_k, BM, 128), p160 = attn_work_padded(&a->plan, n_q, n_k, BM, 160),
+            p176 = attn_work_padded(&a->plan, n_q, n_k, BM, 176);
+    if (p176 < tiles * 24 * 176)
+        return p128 * 103 <= p160 * 100 ? 1 : 2;
+    if (tiles * a->n_heads < 12 * (int64_t)c->sm_count)
+        return p160 * 102 < p176 * 100 ? 2 : 5;
+    return p160 * 102 < p176 * 100 ? 3 : 4;
+}
+
 int cuda_attention_hopper_variant(backend *be, const attn_args *a, int variant, err *e)
 {
-    int64_t n_q = tensor_nrows(a->q), n_k = tensor_nrows(a->k);
-    if (n_q == 0)
+    if (tensor_nrows(a->q) == 0)
         return 0;
-    if (variant == 0) {
-        int64_t p128 = attn_work_padded(&a->plan, n_q, n_k, BM, 128), p160 = attn_work_padded(&a->plan, n_q, n_k, BM, 160),
-                p176 = attn_work_padded(&a->plan, n_q, n_k, BM, 176);
-        variant = p128 * 104 < p160 * 100 && p128 * 104 < p176 * 100 ? 3 : p160 < p176 ? 4 : 5;
-    }
-    switch (variant) {
+    switch (variant ? variant : choose(impl(be), a)) {
     case 1: return launch<128, 2, 2, 1>(be, a, e);
     case 2: return launch<160, 2, 2, 1>(be, a, e);
-    case 3: return launch<128, 2, 2, 2>(be, a, e);
-    case 4: return launch<160, 2, 2, 2>(be, a, e);
-    case 5: return launch<176, 2, 1, 2>(be, a, e);
-    case 6: return launch<128, 3, 1, 2>(be, a, e);
-    case 7: return launch<176, 2, 1, 1>(be, a, e);
+    case 3: return launch<160, 2, 2, 2>(be, a, e);
+    case 4: return launch<176, 2, 1, 2>(be, a, e);
+    case 5: return launch<176, 2, 1, 1>(be, a, e);
     default: return ERR(e, ERR_INTERNAL, "attention variant %d", variant);
     }
 }

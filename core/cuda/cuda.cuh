@@ -66,6 +66,8 @@ int cuda_slot_release(backend *be, backend_slot *s, err *e);
 void cuda_trim(backend *be);
 bool cuda_memory(backend *be, int64_t *free_bytes, int64_t *total_bytes);
 void cuda_attention_hopper_close(backend *be);      /* frees the kept work lists */
+/* the kernel of one tile shape (1..5; 0: the one cuda_attention_hopper() would take), for tests and benchmarks */
+int cuda_attention_hopper_variant(backend *be, const struct attn_args *a, int variant, err *e);
 
 #define CUDA_TRY(call, op) do { cudaError_t status_ = (call); if (status_ != cudaSuccess) return cuda_fail(be, status_, (op), e); } while (0)
 

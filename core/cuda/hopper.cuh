@@ -4,7 +4,8 @@
  * Kernel bodies that use it are guarded by __CUDA_ARCH_FEAT_SM90_ALL, so that one file also compiles for sm_80 and sm_89.
  * Shared memory is addressed by 32-bit shared-window addresses (smem_u32). Tiles for 128-byte swizzle start on 1,024 bytes.
  *
- * Build with -DHOPPER_WAIT_LIMIT=67108864 to trap, with a line naming block, thread and barrier, instead of waiting for ever. */
+ * Built with -DHOPPER_WAIT_LIMIT=67108864 a wait traps after so many polls instead of hanging. For debugging: a trap inside a pipeline makes
+ * ptxas serialize the products around it (C7512), so the kernel is slower and its timing another one. */
 #ifndef WANSCOPE_CUDA_HOPPER_CUH
 #define WANSCOPE_CUDA_HOPPER_CUH
 
@@ -73,9 +74,8 @@ __device__ static __forceinline__ void mbar_wait(uint32_t bar, uint32_t parity)
 {
 #ifdef HOPPER_WAIT_LIMIT
     for (uint32_t polls = 0; !mbar_try(bar, parity);)
-        if (++polls > HOPPER_WAIT_LIMIT) {
+        if (++polls > HOPPER_WAIT_LIMIT)
             asm volatile("trap;");
-        }
 #else
     while (!mbar_try(bar, parity))
         ;

@@ -146,8 +146,15 @@ int main(void)
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #else
+static void no_gpu_engine(void **state)
+{
+    (void)state;
+    skip();
+}
+
 int main(void)
 {
-    return 0;
+    const struct CMUnitTest tests[] = { cmocka_unit_test(no_gpu_engine) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #endif
