@@ -33,3 +33,18 @@ PY
 else
     skip vace-demo-pixels "no numpy or no ffmpeg"
 fi
+
+# the same VACE tensors on the causal demo: nobody trained them together
+check vace-on-longlive "the causal demo with depth fails:" run longlive_demo --batch-name both --set causal.blocks=3 --set 'prompts=[{at: 0, text: a red (shape)}]' --set model.vace=experiments/shapes/vace/vace.safetensors \
+    --set vace.control=experiments/shapes/vace/depth.npy --set vace.control_type=depth --set vace.depth_normalise=clip --set vace.control_timing=whole
+if reads; then
+    check vace-on-longlive-pixels "colour, outline or way are not what prompt and depth say:" python3 - "$TMP/out/both" <<'PY'
+import glob, sys
+sys.path.insert(0, "experiments/shapes")
+import measure
+seen = measure.describe_video(measure.read_video(glob.glob(sys.argv[1] + "/runs/*/*/video.mp4")[0]))
+assert (seen["colour"], seen["shape"], seen["motion"]) == ("red", "star", "right"), seen
+PY
+else
+    skip vace-on-longlive-pixels "no numpy or no ffmpeg"
+fi
