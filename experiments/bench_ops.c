@@ -56,7 +56,7 @@ int bench_attention(bench *b, err *e)
 
 int bench_sparse(bench *b, err *e)
 {
-    int rc = 0, n_shots = b->frames / 48 < 2 ? 2 : b->frames / 48;
+    int rc = 0, n_shots = b->frames / 40 < 2 ? 2 : b->frames / 40;
     shot_plans plans = { 0 };
     int *shot = malloc((size_t)b->F * sizeof *shot);
     char note[64];

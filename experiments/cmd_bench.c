@@ -30,7 +30,7 @@ static const char USAGE[] =
     "  longlive    a causal clip: blocks of 3 latent frames that see 12, 4 denoising calls and one that fills the cache. The\n"
     "              clock of a block starts when the one before is done and stops when its latents are (with +vae: its\n"
     "              frames on the host); frames a second = 12 / median; prompt-switch is the time to the first frame\n"
-    "  sparse      attention by shots, as HoloCine's sparse checkpoints have it (a shot every 48 frames, at least 2)\n"
+    "  sparse      attention by shots, as HoloCine's sparse checkpoints have it (a shot every 40 frames, at least 2)\n"
     "  vace        a forward with the hint blocks of VACE\n"
     "\n"
     "  --model 1.3b|14b|tiny        sizes of the networks (1.3b)\n"

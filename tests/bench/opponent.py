@@ -307,7 +307,7 @@ class Bench:
 
     def sparse(self):
         """HoloCine's plan: each shot sees itself and the first frame of every shot; one SDPA a shot over gathered keys."""
-        n_shots = max(2, self.o.frames // 48)
+        n_shots = max(2, self.o.frames // 40)
         first = [i * self.F // n_shots for i in range(n_shots)]
         shots = [(a * self.per_frame, b * self.per_frame) for a, b in zip(first, first[1:] + [self.F])]
         heads = [torch.arange(a, a + self.per_frame) for a, _ in shots]
