@@ -82,6 +82,15 @@ for precision in exact bf16 fp8; do
         [ -f "$f" ] && cmp -s "$f" "$TMP/$precision.2/$(basename "$f")" && same=$((same + 1))
     done
     if [ "$same" -ge 2 ]; then line "the same bytes twice, $precision" 1 0; else line "the same bytes twice, $precision" 0 1 "$same of 2 files are equal"; fi
+    # nor may it matter whether passes are recorded as CUDA graphs, or where the weights lie
+    for how in graphs swap; do
+        graphs=1 more=
+        [ $how = graphs ] && graphs=0 || more="--blocks-to-swap 1"
+        WANSCOPE_CUDA_GRAPHS=$graphs "$BIN/wanscope" generate --ckpt-dir $MODEL --prompt "a red circle moving left" --device cuda --precision $precision --video-size 128 128 \
+            --video-length 17 --infer-steps 6 --seed 7 $more --save-path "$TMP/$precision.$how.y4m" >"$TMP/out" 2>&1 || cat "$TMP/out"
+        if cmp -s "$TMP/$precision.1/a.y4m" "$TMP/$precision.$how.y4m"; then line "the same bytes $([ $how = graphs ] && echo without graphs || echo with a swapped block), $precision" 1 0
+        else line "the same bytes $([ $how = graphs ] && echo without graphs || echo with a swapped block), $precision" 0 1; fi
+    done
 done
 
 # each of these ends with an error when a second call gives other bytes or NaN; blocks of the real width, few tokens
