@@ -7,9 +7,11 @@
  * one's softmax hides behind the other's matrix work. Blocks stay on their SM and take pieces from a list made by attention_work.cu. In a cluster of two
  * neighbouring blocks share their keys: each copies half (64 of 128 channels) to both.
  *
- * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. The row maximum m may lag behind by up to 8 (powers of two: P stays below
- * 256): sums and outputs are then rescaled more rarely; the result is the same softmax. P is rounded to bf16 for the product, the sum
- * is taken before that.
+ * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. Any m gives the same softmax as long as nothing leaves the range of f32, so m is
+ * the largest score of the piece's first block, common to rows g and g + 8, and stays: every instruction beside the matrix products
+ * costs their time, as both read the registers. A row whose sum ends outside 2^-60 .. 2^96 (or is NaN) marks its piece, and a
+ * second kernel (EXACT) does the marked pieces again with a running maximum for each row; without marks it ends at once. There m may
+ * lag behind by up to 8, so that sums and outputs are rescaled rarely. P is rounded to bf16 for the product, the sum is taken before.
  *
  * Keys outside a range score -inf; values behind its end are read as zeros through a tensor map that ends there, so that
  * whatever lies in unused rows of a cache, NaN included, is never multiplied. */
@@ -491,6 +493,8 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             for (;;) {      /* P of one block and the keys of the next */
                 const bool ends = word & WORD_LAST;
                 q_slot = qr.slot;
+                if (ends)
+                    free_stage();      /* the producer may want that slot before it goes on to the next keys */
                 mbar_wait(k_full + 8 * kr.slot, kr.parity);
                 word = load_shared(base + L::word_at + 4 * kr.slot);
                 if (word & WORD_END)
@@ -498,7 +502,6 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 if (ends) {
                     if (QS == 1 && lane == 0)
                         mbar_arrive(q_empty);
-                    free_stage();
                     qr.step();
                     mbar_wait(q_full + 8 * qr.slot, qr.parity);
                 }
