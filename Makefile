@@ -98,7 +98,7 @@ help:
 	@echo "make demo      set up, build, run a template sweep with the shipped checkpoint, analyse it"
 	@echo "make test      set up, build, run all tests"
 	@echo "make goldens DIR=folder    compare with a folder of golden outputs (default: ../shared/goldens/*)"
-	@echo "make test-cuda   on a GPU: op tests, goldens, compute-sanitizer, repeatability"
+	@echo "make test-cuda   on a GPU: unit tests, goldens, compute-sanitizer, repeatability"
 	@echo "make bench-opponent [BENCH='forward --size 720p']   times on a GPU beside those of PyTorch"
 	@echo "make asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz [SECONDS=600]    fuzz the readers of checkpoints, templates and configs"
@@ -188,8 +188,8 @@ test: setup
 test-fast: tools unit
 	@BUILD=$(BUILD) BIN=$(BIN) tests/run.sh
 
-# needs a GPU: ops, goldens, sanitizers and repeatability on it
-CUDA_UNIT_BIN := $(filter $(BUILD)/unit/test_ops%,$(UNIT_BIN))
+# needs a GPU: unit tests that know it, goldens, sanitizers and repeatability
+CUDA_UNIT_BIN := $(filter $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(shell grep -l TEST_DEVICE $(UNIT_C))),$(UNIT_BIN))
 test-cuda: tools $(CUDA_UNIT_BIN)
 	@BUILD=$(BUILD) BIN=$(BIN) GOLDEN_DIRS="$(GOLDEN_DIRS)" tests/cuda.sh
 

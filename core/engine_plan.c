@@ -28,11 +28,11 @@ static int64_t most(int64_t a, int64_t b)
 
 /* In frames of full size and `dim` channels: what the convolutions remember, and what is at work. In bf16 measured on an H200 at 832 x 480 and
  * 1280 x 720 (35.4); in f32, where a chunk of four frames goes through whole, counted from the allocations (36) with the same share for
- * the granularity of memory, and the scratch of a convolution. */
+ * the granularity of memory, and on a GPU the scratch of a convolution. */
 int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v)
 {
     int64_t frame = (int64_t)r->width * r->height * v->dim * v->mult[0] * (int64_t)dtype_size(g->prec->vae);
-    return g->prec->vae == DT_F32 ? frame * 41 + 256 * MIB : frame * 354 / 10;
+    return g->prec->vae == DT_F32 ? frame * 41 + (g->be->ops->memory ? 256 * MIB : 0) : frame * 354 / 10;
 }
 
 /* Everything that depends on the choices in *m. */

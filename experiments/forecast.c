@@ -225,8 +225,9 @@ void forecast_print(const forecast *f, str *out)
     }
     add_bytes(out, "disk     ", f->run_bytes, " a run");
     if (!f->from_finished_runs) {
-        add_bytes(out, " (trace up to ", f->trace_bytes, "");
-        add_bytes(out, ", video about ", f->video_bytes, ")");
+        if (f->trace_bytes)
+            add_bytes(out, " (trace up to ", f->trace_bytes, "");
+        add_bytes(out, f->trace_bytes ? ", video about " : " (video about ", f->video_bytes, ")");
     }
     add_bytes(out, ", ", f->bytes_left, " in all");
     if (f->free_bytes >= 0)

@@ -25,6 +25,7 @@ const char RUN_OPTIONS_HELP[] =
     "  --store-latents               store the latents of every step in trace.h5\n"
     "  --store-attention             store attention maps of the marked words in trace.h5\n"
     "  --device DEVICE               auto, cpu, cuda, cuda:N\n"
+    "  --precision exact|bf16|fp8    arithmetic on a GPU (model.precision)\n"
     "  --model PATH                  checkpoint folder or file (model.path)\n"
     "  --lora FILE[:MULTIPLIER][@EXPERT]  an adapter to merge (model.lora)\n"
     "  --steps N  --guidance-scale G  --shift S  --solver NAME  --negative-prompt TEXT\n"
@@ -49,6 +50,7 @@ static const flag_spec FLAGS[] = {
     { "store-attention", 0, "capture.attention.enabled", "true", NULL },
     { "device", 1, "model.device", NULL, NULL },
     { "model", 1, "model.path", NULL, NULL },
+    { "precision", 1, "model.precision", NULL, NULL },
     { "lora", 1, "model.lora", NULL, NULL },
     { "steps", 1, "sampling.steps", NULL, NULL },
     { "guidance-scale", 1, "sampling.guidance_scale", NULL, NULL },

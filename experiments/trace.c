@@ -152,7 +152,7 @@ static int write_table(trace_writer *t, const char *name, int n, const char *con
     size_t bytes = 1;
     for (int i = 0; i < n; i++)
         bytes = strlen(texts[i]) > bytes ? strlen(texts[i]) : bytes;
-    char *table = calloc((size_t)n, bytes);
+    char *table = calloc(n > 0 ? (size_t)n : 1, bytes);
     if (!table)
         return ERR(e, ERR_MEMORY, "%s: no memory for %d texts", t->path, n);
     for (int i = 0; i < n; i++)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What a GPU can get wrong: op tests on it, alone and under compute-sanitizer (memory, races, barriers), the goldens in every
+# What a GPU can get wrong: the unit tests that know it, op tests also under compute-sanitizer (memory, races, barriers), the goldens in every
 # precision, and runs that must give the same bytes twice. Prints a line a part as it ends. Called by `make test-cuda`.
 #   BUILD, BIN      where the programs are
 #   GOLDEN_DIRS     folders of golden outputs;  MODEL  a checkpoint folder for the runs made twice
@@ -24,14 +24,16 @@ if [ "${SANITIZE:-1}" = 0 ] || [ -z "$SANITIZER" ]; then
     echo "compute-sanitizer is ${SANITIZER:+left out}${SANITIZER:-not found (it comes with the CUDA toolkit)}: its three parts are skipped"
     tools= skipped=3
 fi
-ops=
-for t in "$BUILD"/unit/test_ops*; do
-    case "$t" in *.d | *.o) continue ;; esac
-    [ -x "$t" ] && [ ! -d "$t" ] && ops="$ops $t"
+units= ops=          # all that know TEST_DEVICE; of these the ones for the sanitizers
+for s in $(grep -l TEST_DEVICE tests/unit/test_*.c); do
+    t=$BUILD/unit/$(basename "$s" .c)
+    [ -x "$t" ] || continue
+    units="$units $t"
+    case "$s" in */test_ops*) ops="$ops $t" ;; esac
 done
 
-if [ -z "$ops" ]; then
-    echo "the op tests are skipped, and the sanitizers with them: cmocka was not found (make setup)"
+if [ -z "$units" ]; then
+    echo "the unit tests are skipped, and the sanitizers with them: cmocka was not found (make setup)"
     tools= skipped=$((skipped + 1))
 fi
 
@@ -43,8 +45,8 @@ for tool in $tools; do
     done
 done
 
-for t in $ops; do
-    timeout 120 "$t" >"$TMP/out" 2>&1
+for t in $units; do
+    timeout 300 "$t" >"$TMP/out" 2>&1
     rc=$?
     skip=$(grep -c '# SKIP' "$TMP/out")            # cmocka writes "not ok N # SKIP"
     good=$(grep '^ok ' "$TMP/out" | grep -vc '# SKIP') bad=$(grep '^not ok ' "$TMP/out" | grep -vc '# SKIP')
