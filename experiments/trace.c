@@ -241,7 +241,7 @@ static int write_root(trace_writer *t, const trace_spec *s, err *e)
 
 /* HDF5 filters what it writes itself where trace_chunks.h cannot: also a single chunk, and blocks that do not fill whole chunks. */
 #if TRACE_CHUNKS
-static bool prepare_direct(const trace_writer *t, array *a, hid_t list, hid_t file_type, int gzip)
+static bool prepare_direct(array *a, hid_t list, hid_t file_type, int gzip)
 {
     a->layout = (trace_chunk_layout){ .set = a->set, .rank = a->rank, .element = (size_t)trace_type_bytes(a->type), .level = gzip, .name = a->name };
     memcpy(a->layout.chunk, a->chunk, sizeof a->chunk);
@@ -258,9 +258,9 @@ static int drain(trace_writer *t, err *e)
     return trace_chunks_drain(t->chunks, e);
 }
 #else
-static bool prepare_direct(const trace_writer *t, array *a, hid_t list, hid_t file_type, int gzip)
+static bool prepare_direct(array *a, hid_t list, hid_t file_type, int gzip)
 {
-    (void)t, (void)a, (void)list, (void)file_type, (void)gzip;
+    (void)a, (void)list, (void)file_type, (void)gzip;
     return true;
 }
 
@@ -322,7 +322,7 @@ static int create_array(trace_writer *t, array *a, const char *name, trace_type 
     ok = ok && H5Pset_fletcher32(list) >= 0;
     if (ok)
         a->set = H5Dcreate2(t->file, name, file_type, space, H5P_DEFAULT, list, H5P_DEFAULT);
-    if (!ok || a->set < 0 || !write_labels(a->set, rank, labels) || !prepare_direct(t, a, list, file_type, gzip) || t->disk.error)
+    if (!ok || a->set < 0 || !write_labels(a->set, rank, labels) || !prepare_direct(a, list, file_type, gzip) || t->disk.error)
         rc = fail(t, e, name);
     if (file_type >= 0)
         H5Tclose(file_type);
