@@ -484,6 +484,30 @@ static void test_same_bytes(void **state)
     free(config);
 }
 
+/* Latents and maps are compressed at levels of their own. */
+static void test_levels(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "/latents", "/velocity", "/attention/maps" };
+    for (int which = 0; which < 2; which++) {
+        trace_spec s = make_spec();
+        s.gzip = which ? 0 : 6;
+        s.axes.gzip = which ? 6 : 0;
+        write_trace(in_folder("levels.h5"), &s);
+        hid_t f = H5Fopen(in_folder("levels.h5"), H5F_ACC_RDONLY, H5P_DEFAULT);
+        for (int i = 0; i < 3; i++) {
+            hid_t set = H5Dopen2(f, names[i], H5P_DEFAULT), list = H5Dget_create_plist(set);
+            unsigned flags, level = 0;
+            size_t n = 1;
+            herr_t found = H5Pget_filter_by_id2(list, H5Z_FILTER_DEFLATE, &flags, &n, &level, 0, NULL, NULL);
+            assert_int_equal(found >= 0 ? level : 0, (i == 2) == which ? 6 : 0);
+            H5Pclose(list);
+            H5Dclose(set);
+        }
+        H5Fclose(f);
+    }
+}
+
 static void test_large_rows(void **state)
 {
     (void)state;
@@ -734,6 +758,7 @@ int main(void)
         cmocka_unit_test(test_parts), cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_large_rows),
         cmocka_unit_test(test_bad_specs), cmocka_unit_test(test_misuse), cmocka_unit_test(test_size_limit),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_bad_places), cmocka_unit_test(test_raw_bytes),
+        cmocka_unit_test(test_levels),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
