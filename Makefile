@@ -34,6 +34,7 @@ BLAS_LIBS ?= $(shell pkg-config --libs openblas 2>/dev/null || echo -lopenblas)
 BLAS_CFLAGS ?= $(shell pkg-config --cflags openblas 2>/dev/null)
 FEATURES += $(BLAS_CFLAGS)
 $(eval $(call use,HDF5,HDF5,hdf5,no traces and no analysis))
+$(eval $(call use,zlib,ZLIB,zlib,traces are compressed by one thread))
 $(eval $(call use,libyaml,YAML,yaml-0.1,no YAML files: no wanscope run and no plan))
 $(eval $(call use,FFmpeg,FFMPEG,libavcodec libavformat libswscale libavutil,no MP4))
 $(eval $(call use,sentencepiece,SENTENCEPIECE,sentencepiece,spiece.model is read by our own code, with the same ids))
@@ -105,7 +106,7 @@ help:
 	@echo "make clean     remove what was built"
 
 # ---- setup ----
-PACKAGES := gcc g++ make pkg-config git libopenblas-dev liblapacke-dev libhdf5-dev libyaml-dev libavcodec-dev \
+PACKAGES := gcc g++ make pkg-config git libopenblas-dev liblapacke-dev libhdf5-dev zlib1g-dev libyaml-dev libavcodec-dev \
             libavformat-dev libswscale-dev libavutil-dev libsentencepiece-dev libcairo2-dev libcmocka-dev ffmpeg
 
 setup:

@@ -149,8 +149,8 @@ static int create(watching *w, const storage *how, const char *path, err *e)
         words[i] = (trace_word){ names[i], &tokens[i], 1 };
     }
     w->begin[WORDS] = WORDS;
-    trace_spec t = { .steps = w->steps, .attention = true, .channels = 16, .frames = b->F, .height = b->H, .width = b->W, .gzip = how->gzip,
-                     .axes = { numbers, numbers + w->steps, w->steps, layers, &head, 1, words, WORDS, b->F, b->H / 2, b->W / 2, how->type, NULL, 0 },
+    trace_spec t = { .steps = w->steps, .attention = true, .channels = 16, .frames = b->F, .height = b->H, .width = b->W,
+                     .axes = { numbers, numbers + w->steps, w->steps, layers, &head, 1, words, WORDS, b->F, b->H / 2, b->W / 2, how->type, NULL, 0, how->gzip },
                      .solver = "euler", .context_len = b->model.dit.text_len, .pixel_width = b->width, .pixel_height = b->height,
                      .pixel_frames = b->frames, .fps = 16, .family = "wan2.1" };
     int rc = trace_create(&w->t, path, &t, e);

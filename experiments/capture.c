@@ -99,7 +99,7 @@ static int describe(trace_spec *t, owned *o, const config *cfg, int steps, const
                        .channels = shape[0], .frames = shape[1], .height = shape[2], .width = shape[3],
                        .latent_type = cfg->latents.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32 };
     *o = (owned){ 0 };
-    t->gzip = (int)(cfg->latents.enabled || cfg->latents.velocity ? cfg->latents.compression : cfg->attention.compression);
+    t->gzip = (int)cfg->latents.compression;
     o->rows = malloc(((size_t)steps + 1) * sizeof *o->rows);
     o->velocity = malloc(((size_t)steps + 1) * sizeof *o->velocity);
     if (!o->rows || !o->velocity) {
@@ -116,7 +116,8 @@ static int describe(trace_spec *t, owned *o, const config *cfg, int steps, const
         TRY(choose_heads(&o->heads, cfg, heads, e));
         t->axes = (trace_axes){ .steps = o->steps.items, .n_steps = o->steps.n, .layers = o->layers.items, .n_layers = o->layers.n,
                                 .heads = o->heads.items, .n_heads = o->heads.n, .frames = shape[1], .height = shape[2] / 2,
-                                .width = shape[3] / 2, .type = cfg->attention.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32 };
+                                .width = shape[3] / 2, .type = cfg->attention.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32,
+                                .gzip = (int)cfg->attention.compression };
     }
 out:
     if (rc)

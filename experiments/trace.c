@@ -9,6 +9,7 @@
 #include "core/base/fs.h"
 #include "core/base/log.h"
 #include "core/base/str.h"
+#include "experiments/trace_chunks.h"
 #include "experiments/trace_h5.h"
 #include "experiments/trace_spec.h"
 
@@ -28,6 +29,10 @@ typedef struct array {
     int64_t *put;                     /* frames of each row so far */
     trace_type type;
     const char *name;                 /* a literal */
+#if TRACE_CHUNKS
+    trace_chunk_layout layout;
+    bool direct;                      /* written by t->chunks, else by HDF5's own filters */
+#endif
 } array;
 
 struct trace_writer {
@@ -45,6 +50,9 @@ struct trace_writer {
     bool failed;
     array latents, velocity, maps;
     uint16_t *scratch;                /* a row in f16 */
+#if TRACE_CHUNKS
+    trace_chunks *chunks;
+#endif
 };
 
 /* ---- small things into the file ---- */
@@ -231,7 +239,39 @@ static int write_root(trace_writer *t, const trace_spec *s, err *e)
 
 /* ---- the big arrays ---- */
 
-static int create_array(trace_writer *t, array *a, const char *name, trace_type type, int rank, int lead,
+/* HDF5 filters what it writes itself where trace_chunks.h cannot: also a single chunk, and blocks that do not fill whole chunks. */
+#if TRACE_CHUNKS
+static bool prepare_direct(array *a, hid_t list, hid_t file_type, int gzip)
+{
+    a->layout = (trace_chunk_layout){ .set = a->set, .rank = a->rank, .element = (size_t)trace_type_bytes(a->type), .level = gzip, .name = a->name };
+    memcpy(a->layout.chunk, a->chunk, sizeof a->chunk);
+    for (int i = 0; i < a->rank; i++)
+        a->direct = a->direct || a->dims[i] > a->chunk[i];
+    if (a->block_frames && (hsize_t)a->block_frames % a->chunk[a->frame_axis])
+        a->direct = false;
+    return H5Pget_fill_value(list, file_type, a->layout.fill) >= 0;
+}
+
+/* Before any other call that changes the file. */
+static int drain(trace_writer *t, err *e)
+{
+    return trace_chunks_drain(t->chunks, e);
+}
+#else
+static bool prepare_direct(array *a, hid_t list, hid_t file_type, int gzip)
+{
+    (void)a, (void)list, (void)file_type, (void)gzip;
+    return true;
+}
+
+static int drain(trace_writer *t, err *e)
+{
+    (void)t, (void)e;
+    return 0;
+}
+#endif
+
+static int create_array(trace_writer *t, array *a, const char *name, trace_type type, int gzip, int rank, int lead,
                         const int64_t *dims, const char *const *labels, err *e)
 {
     hsize_t bytes = (hsize_t)trace_type_bytes(type);
@@ -277,12 +317,12 @@ static int create_array(trace_writer *t, array *a, const char *name, trace_type 
     }
     bool ok = space >= 0 && list >= 0 && file_type >= 0 && a->mem_type >= 0 &&
               H5Pset_chunk(list, rank, a->chunk) >= 0 && H5Pset_fill_value(list, H5T_NATIVE_FLOAT, &missing) >= 0;
-    if (ok && t->gzip)
-        ok = H5Pset_shuffle(list) >= 0 && H5Pset_deflate(list, (unsigned)t->gzip) >= 0;
+    if (ok && gzip)
+        ok = H5Pset_shuffle(list) >= 0 && H5Pset_deflate(list, (unsigned)gzip) >= 0;
     ok = ok && H5Pset_fletcher32(list) >= 0;
     if (ok)
         a->set = H5Dcreate2(t->file, name, file_type, space, H5P_DEFAULT, list, H5P_DEFAULT);
-    if (!ok || a->set < 0 || !write_labels(a->set, rank, labels) || t->disk.error)
+    if (!ok || a->set < 0 || !write_labels(a->set, rank, labels) || !prepare_direct(a, list, file_type, gzip) || t->disk.error)
         rc = fail(t, e, name);
     if (file_type >= 0)
         H5Tclose(file_type);
@@ -321,6 +361,28 @@ static int repeat(const trace_writer *t, err *e)
     return ERR(e, t->first_error.kind, "%s", t->first_error.text);
 }
 
+static int write_part(trace_writer *t, const array *a, int row, const hsize_t *start, const hsize_t *count, const void *data, err *e)
+{
+#if TRACE_CHUNKS
+    if (a->direct)
+        return trace_chunks_write(t->chunks, &a->layout, row, start, count, data, e);
+#endif
+    int rc = drain(t, e);
+    if (rc)
+        return rc;
+    /* of the selection's rank and shape: HDF5 goes element by element where the two differ */
+    hid_t file_space = H5Dget_space(a->set), mem_space = H5Screate_simple(a->rank, count, NULL);
+    bool ok = file_space >= 0 && mem_space >= 0 &&
+              H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
+              H5Dwrite(a->set, a->mem_type, mem_space, file_space, H5P_DEFAULT, data) >= 0;
+    rc = ok && !t->disk.error ? 0 : h5_fail(e, &t->disk, t->part, "row %d of %s cannot be written", row, a->name);
+    if (mem_space >= 0)
+        H5Sclose(mem_space);
+    if (file_space >= 0)
+        H5Sclose(file_space);
+    return rc;
+}
+
 /* Frames [first, first + frames) of a row; all of them with frames -1. */
 static int put_part(trace_writer *t, array *a, int row, int64_t first, int64_t frames, const float *values, err *e)
 {
@@ -356,16 +418,7 @@ static int put_part(trace_writer *t, array *a, int row, int64_t first, int64_t f
     }
     start[a->frame_axis] = (hsize_t)first;
     count[a->frame_axis] = (hsize_t)frames;
-    /* of the selection's rank and shape: HDF5 goes element by element where the two differ */
-    hid_t file_space = H5Dget_space(a->set), mem_space = H5Screate_simple(a->rank, count, NULL);
-    bool ok = file_space >= 0 && mem_space >= 0 &&
-              H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
-              H5Dwrite(a->set, a->mem_type, mem_space, file_space, H5P_DEFAULT, data) >= 0;
-    int rc = ok && !t->disk.error ? 0 : h5_fail(e, &t->disk, t->part, "row %d of %s cannot be written", row, a->name);
-    if (mem_space >= 0)
-        H5Sclose(mem_space);
-    if (file_space >= 0)
-        H5Sclose(file_space);
+    int rc = write_part(t, a, row, start, count, data, e);
     if (!rc)
         a->put[row] = first + frames;
     return rc;
@@ -388,6 +441,9 @@ static int32_t *copy_numbers(const int32_t *from, int n)    /* NULL counts 0, 1,
 
 static void free_writer(trace_writer *t)
 {
+#if TRACE_CHUNKS
+    trace_chunks_free(t->chunks);
+#endif
     free(t->latents.put);
     free(t->velocity.put);
     free(t->maps.put);
@@ -446,7 +502,13 @@ static int make_writer(trace_writer **out, const char *path, const trace_spec *s
         ok = (t->attention_steps = copy_numbers(a->steps, t->n_attention_steps = a->n_steps)) && ok;
         ok = (t->attention_layers = copy_numbers(a->layers, t->n_attention_layers = a->n_layers)) && ok;
     }
-    return ok ? 0 : ERR(e, ERR_MEMORY, "%s: no memory for a trace of %d steps", path, s->steps);
+    if (!ok)
+        return ERR(e, ERR_MEMORY, "%s: no memory for a trace of %d steps", path, s->steps);
+#if TRACE_CHUNKS
+    return trace_chunks_new(&t->chunks, t->part, &t->disk, 0, e);
+#else
+    return 0;
+#endif
 }
 
 static int create_file(trace_writer *t, err *e)
@@ -513,7 +575,7 @@ static int create_attention(trace_writer *t, const trace_spec *s, err *e)
         H5Gclose(group);
     int64_t dims[] = { a->n_steps, a->n_layers, a->n_heads, a->n_words, a->frames, a->height, a->width };
     if (!rc)
-        rc = create_array(t, &t->maps, "/attention/maps", a->type, 7, 2, dims, labels, e);
+        rc = create_array(t, &t->maps, "/attention/maps", a->type, a->gzip, 7, 2, dims, labels, e);
     if (!rc)
         rc = write_words(t, a, e);
     if (!rc)
@@ -555,7 +617,7 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
     if (rc)
         return rc;
     h5_quiet();
-    if (s->gzip && H5Zfilter_avail(H5Z_FILTER_DEFLATE) <= 0)
+    if ((s->gzip || (s->attention && s->axes.gzip)) && H5Zfilter_avail(H5Z_FILTER_DEFLATE) <= 0)
         return ERR(e, ERR_ARG, "%s: this HDF5 library cannot compress with gzip: set the compression level to 0", path);
     rc = make_writer(&t, path, s, e);
     if (!rc)
@@ -564,14 +626,14 @@ int trace_create(trace_writer **out, const char *path, const trace_spec *s, err 
         rc = write_root(t, s, e);
     if (!rc && s->latents) {
         int64_t dims[] = { t->n_latent_rows, s->channels, s->frames, s->height, s->width };
-        rc = create_array(t, &t->latents, "/latents", s->latent_type, 5, 1, dims, row_labels, e);
+        rc = create_array(t, &t->latents, "/latents", s->latent_type, t->gzip, 5, 1, dims, row_labels, e);
         if (!rc)
             rc = write_axis(t, "/latent_rows", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_latent_rows, t->latent_rows, "row",
                             e);
     }
     if (!rc && s->velocity) {
         int64_t dims[] = { t->n_velocity_steps, s->channels, s->frames, s->height, s->width };
-        rc = create_array(t, &t->velocity, "/velocity", s->latent_type, 5, 1, dims, step_labels, e);
+        rc = create_array(t, &t->velocity, "/velocity", s->latent_type, t->gzip, 5, 1, dims, step_labels, e);
         if (!rc)
             rc = write_axis(t, "/velocity_steps", H5T_STD_I32LE, H5T_NATIVE_INT32, t->n_velocity_steps,
                             t->velocity_steps, "step", e);
@@ -675,6 +737,9 @@ int trace_put_attention_part(trace_writer *t, int step_slot, int layer_slot, int
 
 static int flush(trace_writer *t, err *e)
 {
+    int rc = drain(t, e);
+    if (rc)
+        return rc;
     if (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error)
         return h5_fail(e, &t->disk, t->part, "a block cannot be written");
     return 0;
@@ -703,9 +768,10 @@ static int put_step(trace_writer *t, int step, double sigma, double sigma_next, 
     t->guidance[step] = guidance;
     t->expert[step] = expert;
     t->step_put[step] = true;
-    if (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error)
-        return h5_fail(e, &t->disk, t->part, "step %d cannot be written", step);
-    return 0;
+    int rc = drain(t, e);
+    if (!rc && (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error))
+        rc = h5_fail(e, &t->disk, t->part, "step %d cannot be written", step);
+    return rc;
 }
 
 int trace_put_step(trace_writer *t, int step, double sigma, double sigma_next, double timestep, double guidance,
@@ -761,6 +827,8 @@ static int close_all(trace_writer *t, err *e)
 int trace_commit(trace_writer *t, err *e)
 {
     int rc = t->failed ? repeat(t, e) : check_complete(t, e);
+    if (!rc)
+        rc = drain(t, e);
     if (!rc && !t->block_frames)
         rc = write_steps(t, e);
     if (!rc && (H5Fflush(t->file, H5F_SCOPE_LOCAL) < 0 || t->disk.error))

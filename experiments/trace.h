@@ -13,7 +13,8 @@
  *
  * The file is `path`.part until trace_commit() has written, checked, flushed and renamed it; a failure of any call
  * makes commit fail too, with the first sentence, and leaves no file. All numbers come in as host f32. The same calls
- * with the same values give the same bytes. HDF5 is not thread-safe: use it from one thread at a time in the whole
+ * with the same values give the same bytes. Numbers are compressed in threads of the writer's own (trace_chunks.h): what the disk
+ * refuses may be said by a later call than the one that brought it. HDF5 is not thread-safe: use it from one thread at a time in the whole
  * program. Rows may come in any order, each exactly once.
  *
  * A clip that comes in blocks (n_blocks) can be read while it grows, after each trace_flush(): HDF5's SWMR, on `path`.part.
@@ -30,7 +31,6 @@
 #include "core/base/err.h"
 
 #define TRACE_FORMAT_VERSION "1"
-#define TRACE_GZIP_DEFAULT 1 /* latents are noise in their low bits: higher levels cost time and save nothing */
 #define TRACE_CHUNK_BYTES (64 << 20)  /* a row or map above this is cut along its leading axes into several chunks */
 
 typedef enum { TRACE_F32, TRACE_F16 } trace_type;
@@ -53,6 +53,7 @@ typedef struct trace_axes {           /* of /attention/maps */
     trace_type type;
     const char *const *token_pieces;  /* optional: the tokenizer's pieces of the whole prompt, for readers */
     int n_token_pieces;
+    int gzip;                         /* 0..9; 0 stores plain */
 } trace_axes;
 
 /* The /shots group of a multi-shot video. */
@@ -85,7 +86,7 @@ typedef struct trace_spec {
     const int32_t *velocity_steps;    /* rising step numbers in 0..S-1; NULL stores all S */
     int n_velocity_steps;
     trace_axes axes;                  /* read when `attention` */
-    int gzip;                         /* 0..9; 0 stores plain */
+    int gzip;                         /* of /latents and /velocity: 0..9; 0 stores plain */
     int n_blocks;                     /* causal clips: frames come in blocks of block_frames, n_blocks of them; else 0 */
     int64_t block_frames;
     const int32_t *block_prompts;     /* which prompt rules each block */

@@ -95,8 +95,8 @@ int trace_spec_check(const char *path, const trace_spec *s, err *e)
     if (s->steps < 1 || s->steps > 1000000)
         return ERR(e, ERR_ARG, "%s: a trace of %d steps cannot be stored: from 1 to 1000000 are possible", path,
                    s->steps);
-    if (s->gzip < 0 || s->gzip > 9)
-        return ERR(e, ERR_ARG, "%s: compression level %d is out of range: 0 (none) to 9", path, s->gzip);
+    if (s->gzip < 0 || s->gzip > 9 || (s->attention && (a->gzip < 0 || a->gzip > 9)))
+        return ERR(e, ERR_ARG, "%s: compression level %d is out of range: 0 (none) to 9", path, s->gzip < 0 || s->gzip > 9 ? s->gzip : a->gzip);
     if (s->n_blocks && (s->block_frames < 1 || s->n_blocks < 0 || s->block_frames * s->n_blocks != s->frames || !s->block_prompts ||
                         !s->block_sigmas || !s->block_timesteps || !s->block_guidance))
         return ERR(e, ERR_ARG, "%s: %d blocks of %lld frames are not the %lld frames of the clip", path, s->n_blocks, (long long)s->block_frames,

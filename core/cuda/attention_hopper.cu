@@ -7,9 +7,11 @@
  * one's softmax hides behind the other's matrix work. Blocks stay on their SM and take pieces from a list made by attention_work.cu. In a cluster of two
  * neighbouring blocks share their keys: each copies half (64 of 128 channels) to both.
  *
- * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. The row maximum m may lag behind by up to 8 (powers of two: P stays below
- * 256): sums and outputs are then rescaled more rarely; the result is the same softmax. P is rounded to bf16 for the product, the sum
- * is taken before that.
+ * Softmax in base 2: p = 2^(s c - m), c = scale log2 e. Any m gives the same softmax as long as nothing leaves the range of f32, so m is
+ * the largest score of the piece's first block, common to rows g and g + 8, and stays: every instruction beside the matrix products
+ * costs their time, as both read the registers. A row whose sum ends outside 2^-60 .. 2^96 (or is NaN) marks its piece, and a
+ * second kernel (EXACT) does the marked pieces again with a running maximum for each row; without marks it ends at once. There m may
+ * lag behind by up to 8, so that sums and outputs are rescaled rarely. P is rounded to bf16 for the product, the sum is taken before.
  *
  * Keys outside a range score -inf; values behind its end are read as zeros through a tensor map that ends there, so that
  * whatever lies in unused rows of a cache, NaN included, is never multiplied. */
@@ -21,6 +23,8 @@
 #include "core/cuda/hopper.cuh"
 
 enum { WORD_LAST = 1 << 16, WORD_END = 1 << 17 };      /* the piece's last block; no more blocks; below: how many keys are in the block */
+#define SUM_MOST 0x1p96f      /* rows with sums outside, and NaN, are done again with a running maximum */
+#define SUM_LEAST 0x1p-60f
 enum { HEAD = 128, ROWS = 64, CONSUMERS = 2, BM = ROWS * CONSUMERS, ATTN_THREADS = 128 * (CONSUMERS + 1) };
 
 /* Shared memory: Q (QS tiles; O is staged in the tile it came from), KVS blocks of K, KVS of V, barriers; what the producer tells the
@@ -46,6 +50,8 @@ struct attn_params {
     int64_t width;              /* elements a row of out */
     int64_t n_q;
     float c;                    /* scale log2 e */
+    uint8_t *over;              /* [n_turns + 1][blocks][8 warps]: the piece's sums are to be done again; last: any of the turns */
+    int n_turns;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -61,11 +67,11 @@ template <int BN> struct key_walk {
         end = r.y;
         map = r.z;
     }
-    __device__ __forceinline__ void start(const attn_key_range *ranges, const attn_item &item)
+    __device__ __forceinline__ void start(const attn_key_range *range, int first)
     {
-        at = ranges + item.range;
+        at = range;
         read();
-        from = item.from;
+        from = first;
     }
     __device__ __forceinline__ void step()
     {
@@ -77,12 +83,15 @@ template <int BN> struct key_walk {
     }
 };
 
-__device__ static __forceinline__ attn_item item_at(const attn_item *items, int i)
+/* Halves of an item: whose queries (q_begin, q_end, head, slot), and which keys (range, from, n_blocks). */
+__device__ static __forceinline__ int4 item_queries(const attn_item *items, int i)
 {
-    union { int4 v[2]; attn_item item; } u;
-    u.v[0] = __ldg((const int4 *)(items + i));
-    u.v[1] = __ldg((const int4 *)(items + i) + 1);
-    return u.item;
+    return __ldg((const int4 *)(items + i));
+}
+
+__device__ static __forceinline__ int4 item_keys(const attn_item *items, int i)
+{
+    return __ldg((const int4 *)(items + i) + 1);
 }
 
 __device__ static __forceinline__ void store_shared(uint32_t at, int v)
@@ -122,11 +131,10 @@ __device__ static __forceinline__ uint32_t desc_low(uint32_t address, int lbo)
 
 struct row_state { float m0, m1, l0, l1, a0, a1; };      /* rows g and g + 8: maximum (base 2), sum over this lane's columns, factor for O */
 
-/* Scores to probabilities in place. Returns whether O is to be rescaled by a0, a1. */
-template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], row_state &r, float c, int keys, int q)
+/* keys beyond `keys` score -inf; most blocks are whole */
+template <int N> __device__ static __forceinline__ void mask(float (&s)[N], int keys, int q)
 {
-    constexpr int BN = 2 * N;
-    if (keys < BN) {
+    if (keys < 2 * N) {
         int limit = keys - 2 * q;
 #pragma unroll
         for (int i = 0; i < N / 4; i++) {
@@ -140,6 +148,11 @@ template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], r
             }
         }
     }
+}
+
+/* the largest of this lane's scores of each row, in base 2 */
+template <int N> __device__ static __forceinline__ float2 lane_max(const float (&s)[N], float c)
+{
     float t0 = s[0], t1 = s[2], u0 = s[1], u1 = s[3];
 #pragma unroll
     for (int i = 1; i < N / 4; i++) {
@@ -148,24 +161,41 @@ template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], r
         t1 = fmaxf(t1, s[4 * i + 2]);
         u1 = fmaxf(u1, s[4 * i + 3]);
     }
-    t0 = fmaxf(t0, u0) * c;
-    t1 = fmaxf(t1, u1) * c;
-    bool grows = __any_sync(0xffffffffu, t0 > r.m0 + 8.0f || t1 > r.m1 + 8.0f);      /* always in a piece's first block */
+    return make_float2(fmaxf(t0, u0) * c, fmaxf(t1, u1) * c);
+}
+
+__device__ static __forceinline__ float2 quad_max(float2 t)
+{
+    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 1));
+    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 1));
+    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 2));
+    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 2));
+    return t;
+}
+
+/* Raises the maxima that the scores exceed by more than 8; returns whether O is to be rescaled by a0, a1. */
+template <int N> __device__ static __forceinline__ bool raise(const float (&s)[N], row_state &r, float c)
+{
+    float2 t = lane_max(s, c);
+    bool grows = __any_sync(0xffffffffu, t.x > r.m0 + 8.0f || t.y > r.m1 + 8.0f);
     if (grows) {
-        t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 1));
-        t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 1));
-        t0 = fmaxf(t0, __shfl_xor_sync(0xffffffffu, t0, 2));
-        t1 = fmaxf(t1, __shfl_xor_sync(0xffffffffu, t1, 2));
-        t0 = t0 > r.m0 + 8.0f ? t0 : r.m0;
-        t1 = t1 > r.m1 + 8.0f ? t1 : r.m1;
-        r.a0 = exp2_fast(r.m0 - t0);
-        r.a1 = exp2_fast(r.m1 - t1);
+        t = quad_max(t);
+        t.x = t.x > r.m0 + 8.0f ? t.x : r.m0;
+        t.y = t.y > r.m1 + 8.0f ? t.y : r.m1;
+        r.a0 = exp2_fast(r.m0 - t.x);
+        r.a1 = exp2_fast(r.m1 - t.y);
         r.l0 *= r.a0;
         r.l1 *= r.a1;
-        r.m0 = t0;
-        r.m1 = t1;
+        r.m0 = t.x;
+        r.m1 = t.y;
     }
-    float n0 = -r.m0, n1 = -r.m1;
+    return grows;
+}
+
+/* scores to probabilities in place, and their sums */
+template <int N> __device__ static __forceinline__ void exponentials(float (&s)[N], row_state &r, float c, float m0, float m1)
+{
+    float n0 = -m0, n1 = -m1;
 #pragma unroll
     for (int i = 0; i < N / 4; i++) {
         s[4 * i] = exp2_fast(fmaf(s[4 * i], c, n0));
@@ -177,7 +207,6 @@ template <int N> __device__ static __forceinline__ bool softmax(float (&s)[N], r
         r.l1 += s[4 * i + 2];
         r.l1 += s[4 * i + 3];
     }
-    return grows;
 }
 
 template <int N> __device__ static __forceinline__ void pack(uint32_t (&p)[N / 2], const float (&s)[N])
@@ -201,6 +230,16 @@ template <int BN> __device__ static __forceinline__ void products(float (&o)[HEA
         wgmma_rs<HEAD, 1>(o, p + 4 * k, desc_at(v_low, k * 2048), k > 0 || keep);
 }
 
+/* whether a sum of that turn (n_turns: of any) left the range in one of the cluster's blocks */
+template <int CL> __device__ static __forceinline__ bool overflowed(const attn_params &p, int turn, int worker)
+{
+    const uint64_t *at = (const uint64_t *)p.over + (int64_t)turn * gridDim.x + worker * CL;
+    uint64_t any = at[0];
+    if (CL > 1)
+        any |= at[1];
+    return any != 0;
+}
+
 /* A ring position: slot and parity. */
 template <int N> struct ring {
     int slot;
@@ -216,7 +255,7 @@ template <int N> struct ring {
 
 #endif
 
-template <int BN, int KVS, int QS, int CL>
+template <int BN, int KVS, int QS, int CL, bool EXACT>
 __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __grid_constant__ attn_maps maps, const attn_params p)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -227,6 +266,8 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                    v_empty = v_full + 8 * KVS;
     const int rank = CL > 1 ? (int)cluster_rank() : 0, worker = blockIdx.x / CL, workers = gridDim.x / CL;
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+    if (EXACT && !overflowed<CL>(p, p.n_turns, worker))
+        return;
     if (threadIdx.x == 0) {
         if (base & 1023)
             asm volatile("trap;");
@@ -267,34 +308,48 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 load(&maps.v[v_map], base + L::v_at + vr.slot * L::kv_bytes, v_full + 8 * vr.slot, v_from, v_head);
                 vr.step();
             };
+            int posted = 0;
+            auto load_q = [&](int turn) {
+                const int4 item = item_queries(p.items, turn * workers + worker);
+                uint32_t dst = base + qr.slot * L::q_bytes, bar = q_full + 8 * qr.slot;
+                mbar_wait(q_empty + 8 * qr.slot, qr.parity);
+                store_shared(base + L::item_at + (QS > 1 ? qr.slot : posted++ & 1) * 16,
+                             make_int4(item.x, item.y, item.z | turn << 12, item.w));
+                mbar_expect(bar, L::q_bytes);
+                for (int w = 0; w < CONSUMERS; w++)
+                    tma_load_4d(dst + w * (ROWS * HEAD * 2), &maps.q, bar, 0, item.x + rank * BM + w * ROWS, 0, item.z, L2_EVICT_FIRST);
+                qr.step();
+            };
+            constexpr bool AHEAD = QS > 1 && !EXACT;      /* queries are fetched a piece ahead */
+            if (AHEAD && item_keys(p.items, worker).z)
+                load_q(0);
             for (int turn = 0;; turn++) {
-                attn_item item = item_at(p.items, turn * workers + worker);
-                if (!item.n_blocks)
+                const int4 item = item_keys(p.items, turn * workers + worker);
+                const int n_blocks = item.z;
+                if (!n_blocks)
                     break;
+                if (EXACT && !overflowed<CL>(p, turn, worker))
+                    continue;
                 key_walk<BN> walk;
-                walk.start(p.ranges, item);
-                for (int j = 0; j < item.n_blocks; j++) {
+                walk.start(p.ranges + item.x, item.y);
+                const int head = item_queries(p.items, turn * workers + worker).z;
+                for (int j = 0; j < n_blocks; j++) {
                     mbar_wait(k_empty + 8 * kr.slot, kr.parity);
                     int keys = walk.end - walk.from;
-                    store_shared(base + L::word_at + 4 * kr.slot, (keys < BN ? keys : BN) | (j + 1 == item.n_blocks ? WORD_LAST : 0));
-                    load(&maps.k, base + L::k_at + kr.slot * L::kv_bytes, k_full + 8 * kr.slot, walk.from, item.head);
+                    store_shared(base + L::word_at + 4 * kr.slot, (keys < BN ? keys : BN) | (j + 1 == n_blocks ? WORD_LAST : 0));
+                    load(&maps.k, base + L::k_at + kr.slot * L::kv_bytes, k_full + 8 * kr.slot, walk.from, head);
                     kr.step();
                     if (v_head >= 0)
                         load_v();
-                    if (j == 0) {
-                        uint32_t dst = base + qr.slot * L::q_bytes, bar = q_full + 8 * qr.slot;
-                        mbar_wait(q_empty + 8 * qr.slot, qr.parity);
-                        store_shared(base + L::item_at + (turn & 1) * 16, make_int4(item.q_begin, item.q_end, item.head, item.slot));
-                        mbar_expect(bar, L::q_bytes);
-                        for (int w = 0; w < CONSUMERS; w++)
-                            tma_load_4d(dst + w * (ROWS * HEAD * 2), &maps.q, bar, 0, item.q_begin + rank * BM + w * ROWS, 0, item.head, L2_EVICT_FIRST);
-                        qr.step();
-                    }
                     v_from = walk.from;
                     v_map = walk.map;
-                    v_head = item.head;
-                    if (j + 1 < item.n_blocks)
+                    v_head = head;
+                    if (!AHEAD && j == 0)
+                        load_q(turn);
+                    if (j + 1 < n_blocks)
                         walk.step();
+                    if (AHEAD && (j == 3 || (j < 3 && j + 1 == n_blocks)) && item_keys(p.items, (turn + 1) * workers + worker).z)
+                        load_q(turn + 1);      /* not earlier: the slot's last output has to be stored */
                 }
             }
             mbar_wait(k_empty + 8 * kr.slot, kr.parity);
@@ -315,6 +370,7 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
         float s[BN / 2], o[HEAD / 2];
         uint32_t pr[BN / 4];
         row_state r;
+        bool any_over = false;
         int unread = -1;            /* slot of Q whose staged output a store may still be reading (thread 0 of the group) */
         auto release = [&](uint32_t bar) {
             if (CL > 1) {
@@ -333,11 +389,17 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
         };
         /* what O, m and l of a piece become, once complete; q_slot: where its queries are */
         auto finish = [&](int4 told, int q_slot, float m0, float m1, float l0, float l1) {
-            const struct { int q_begin, q_end, head, slot; } item = { told.x, told.y, told.z, told.w };
+            const struct { int q_begin, q_end, head, turn, slot; } item = { told.x, told.y, told.z & 0xfff, told.z >> 12, told.w };
             l0 += __shfl_xor_sync(0xffffffffu, l0, 1);
             l1 += __shfl_xor_sync(0xffffffffu, l1, 1);
             l0 += __shfl_xor_sync(0xffffffffu, l0, 2);
             l1 += __shfl_xor_sync(0xffffffffu, l1, 2);
+            if (!EXACT) {
+                const bool over = __any_sync(0xffffffffu, !(l0 < SUM_MOST && l1 < SUM_MOST && l0 > SUM_LEAST && l1 > SUM_LEAST));
+                if (lane == 0)
+                    p.over[((int64_t)item.turn * gridDim.x + blockIdx.x) * 8 + w * 4 + warp] = over;
+                any_over = any_over || over;
+            }
             const int row0 = item.q_begin + rank * BM + w * ROWS, mine = row0 + warp * 16 + g;      /* and mine + 8 */
             bool staged = false;
             if (item.slot >= 0) {
@@ -407,6 +469,13 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             named_arrive(1, 256);
         mbar_wait(k_full, 0);
         int word = load_shared(base + L::word_at);
+        auto first_block = [&]() {
+            mask(s, word & 0xffff, q);
+            float2 t = quad_max(lane_max(s, p.c));
+            r.m0 = EXACT ? t.x : fmaxf(t.x, t.y);
+            r.m1 = EXACT ? t.y : r.m0;
+            r.l0 = r.l1 = 0;
+        };
         if (!(word & WORD_END)) {
             bool keep = false;      /* O holds earlier blocks of the piece that P belongs to */
             int which = 0, q_slot;
@@ -418,13 +487,14 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             wgmma_pin(s);
             release(k_empty);
             kr.step();
-            r.m0 = r.m1 = -INFINITY;
-            r.l0 = r.l1 = 0;
-            softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+            first_block();
+            exponentials(s, r, p.c, r.m0, EXACT ? r.m1 : r.m0);
             pack(pr, s);
             for (;;) {      /* P of one block and the keys of the next */
                 const bool ends = word & WORD_LAST;
                 q_slot = qr.slot;
+                if (ends)
+                    free_stage();      /* the producer may want that slot before it goes on to the next keys */
                 mbar_wait(k_full + 8 * kr.slot, kr.parity);
                 word = load_shared(base + L::word_at + 4 * kr.slot);
                 if (word & WORD_END)
@@ -432,7 +502,6 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 if (ends) {
                     if (QS == 1 && lane == 0)
                         mbar_arrive(q_empty);
-                    free_stage();
                     qr.step();
                     mbar_wait(q_full + 8 * qr.slot, qr.parity);
                 }
@@ -450,11 +519,15 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 release(k_empty + 8 * kr.slot);
                 kr.step();
                 const float m0 = r.m0, m1 = r.m1, l0 = r.l0, l1 = r.l1;
+                bool grows = false;
                 if (ends) {
-                    r.m0 = r.m1 = -INFINITY;
-                    r.l0 = r.l1 = 0;
+                    first_block();
+                } else {
+                    mask(s, word & 0xffff, q);
+                    if (EXACT)
+                        grows = raise(s, r, p.c);
                 }
-                bool grows = softmax<BN / 2>(s, r, p.c, word & 0xffff, q);
+                exponentials(s, r, p.c, r.m0, EXACT ? r.m1 : r.m0);
                 while (r.l0 + r.l1 < 0)      /* never; it depends on every exponential and keeps ptxas from moving them behind the wait */
                     r.l0 = -r.l0;
                 free_stage();
@@ -465,9 +538,9 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                 pack(pr, s);
                 keep = !ends;
                 if (ends) {
-                    finish(load_shared4(base + L::item_at + 16 * which), q_slot, m0, m1, l0, l1);
+                    finish(load_shared4(base + L::item_at + 16 * which), q_slot, m0, EXACT ? m1 : m0, l0, l1);
                     which ^= 1;
-                } else if (grows) {
+                } else if (EXACT && grows) {
 #pragma unroll
                     for (int i = 0; i < HEAD / 8; i++) {
                         o[4 * i] *= r.a0;
@@ -484,8 +557,10 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             wgmma_wait<0>();
             wgmma_pin(o);
             release(v_empty + 8 * vr.slot);
-            finish(load_shared4(base + L::item_at + 16 * which), q_slot, r.m0, r.m1, r.l0, r.l1);
+            finish(load_shared4(base + L::item_at + 16 * which), q_slot, r.m0, EXACT ? r.m1 : r.m0, r.l0, r.l1);
         }
+        if (!EXACT && lane == 0)
+            p.over[((int64_t)p.n_turns * gridDim.x + blockIdx.x) * 8 + w * 4 + warp] = any_over;
         if (tid == 0)
             tma_store_wait<0>();
     }
@@ -540,7 +615,7 @@ struct attn_work_cache {
     size_t key_bytes;
     char *device;               /* items, ranges, splits */
     attn_work work;             /* host pointers NULL */
-    size_t ranges_at, splits_at, bytes;
+    size_t ranges_at, splits_at, over_at, bytes;
 };
 
 typedef struct { int bn, kvs, qs, cluster; } attn_variant;
@@ -606,12 +681,13 @@ static int work_of(backend *be, attn_work_cache **out, const attn_args *a, attn_
     }
     c->ranges_at = items;
     c->splits_at = items + ranges;
-    c->bytes = items + ranges + splits;
+    c->over_at = (items + ranges + splits + 7) / 8 * 8;
+    c->bytes = c->over_at + ((size_t)w.n_turns + 1) * (size_t)(w.n_workers * v.cluster) * 8;
     memcpy(host, w.items, items);
     memcpy(host + c->ranges_at, w.ranges, ranges);
     if (splits)
         memcpy(host + c->splits_at, w.splits, splits);
-    if ((rc = be->ops->alloc(be, (void **)&c->device, c->bytes, e)) || (rc = be->ops->upload(be, c->device, host, c->bytes, e)))
+    if ((rc = be->ops->alloc(be, (void **)&c->device, c->bytes, e)) || (rc = be->ops->upload(be, c->device, host, items + ranges + splits, e)))
         goto out;
     c->key = key;
     c->key_bytes = key_bytes;
@@ -681,12 +757,15 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     p.lse = a->lse ? (float *)a->lse->data : NULL;
     p.part = part ? (float *)impl(be)->work : NULL;
     p.part_ml = part ? p.part + part / sizeof(float) : NULL;
+    p.over = (uint8_t *)c->device + c->over_at;
+    p.n_turns = c->work.n_turns;
     p.width = tensor_cols(a->out);
     p.n_q = tensor_nrows(a->q);
     p.c = (float)((double)a->scale * 1.4426950408889634);
     static bool ready;
     if (!ready) {
-        CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
+        CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
+        CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
         ready = true;
     }
     cudaLaunchConfig_t config;
@@ -702,7 +781,8 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     config.attrs = &cluster;
     config.numAttrs = CL > 1;
-    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL>, maps, p), "attention");
+    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, false>, maps, p), "attention");
+    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, true>, maps, p), "attention");
     if (c->work.n_splits)
         attend_combine<<<dim3((unsigned)c->work.n_splits, BM * CL / 8), 256, 0, impl(be)->stream>>>(p, (const attn_split *)(c->device + c->splits_at), BM * CL);
     return cuda_launched(be, "attention", e);
@@ -713,7 +793,7 @@ extern "C" bool cuda_attention_hopper_takes(const backend *be, const attn_args *
     const cuda_impl *c = (const cuda_impl *)be->impl;
     int64_t width = tensor_cols(a->q);
     return c->hopper && a->q->dtype == DT_BF16 && a->k->dtype == DT_BF16 && a->v->dtype == DT_BF16 && a->out->dtype == DT_BF16 && !a->rel_bias &&
-           a->scale > 0 && width == (int64_t)a->n_heads * HEAD &&
+           a->scale > 0 && a->n_heads < 4096 && width == (int64_t)a->n_heads * HEAD &&
            !(((uintptr_t)a->q->data | (uintptr_t)a->k->data | (uintptr_t)a->v->data | (uintptr_t)a->out->data) & 15) &&
            attn_work_fits(&a->plan, tensor_nrows(a->q), tensor_nrows(a->k));
 }

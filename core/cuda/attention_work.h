@@ -16,9 +16,9 @@ extern "C" {
 typedef struct attn_item {      /* 32 bytes */
     int32_t q_begin, q_end;     /* rows q_begin .. min(q_begin + tile_rows, q_end) are this tile's */
     int32_t head;
+    int32_t slot;               /* >= 0: a piece of a tile, its unfinished sums go there; -1: a whole tile */
     int32_t range, from;        /* the first block begins at key `from` of this range and goes on in the ranges after it */
     int32_t n_blocks;           /* 0: nothing more to do for this worker */
-    int32_t slot;               /* >= 0: a piece of a tile, its unfinished sums go there; -1: a whole tile */
     int32_t reserved;
 } attn_item;
 

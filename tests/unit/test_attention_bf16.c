@@ -15,7 +15,7 @@
 #include "core/backend.h"
 
 enum { D = 128 };
-enum kind { RANDOM, ZERO, HUGE_SCORES, ONE_HOT };
+enum kind { RANDOM, ZERO, HUGE_SCORES, ONE_HOT, RISING, UNLIKE_ROWS };      /* later keys larger; queries of very different size */
 
 static backend *be;
 static uint64_t rng = 88172645463325252ull;
@@ -103,14 +103,14 @@ static void check(const char *name, int64_t n_q, int64_t n_k, int heads, const a
     char *visible = calloc((size_t)n_k, 1);
     float size = kind == ZERO ? 0.0f : kind == HUGE_SCORES ? 100.0f : 1.0f;      /* 100: scores reach 1e4 and more */
     for (int64_t i = 0; i < n_q * width; i++)
-        q[i] = rounded(normal() * size);
+        q[i] = rounded(normal() * size * (kind != UNLIKE_ROWS ? 1 : i / width % 13 == 5 ? 60 : i / width % 7 == 3 ? 0.01f : 1));
     for (int s = 0; s < truth->n_segments; s++)
         for (int r = 0; r < truth->segments[s].n_ranges; r++)
             for (int64_t j = truth->segments[s].ranges[r].begin; j < truth->segments[s].ranges[r].end; j++)
                 visible[j] = 1;
     for (int64_t j = 0; j < n_k; j++)
         for (int64_t c = 0; c < width; c++) {
-            k[j * width + c] = visible[j] ? rounded(normal() * size) : NAN;
+            k[j * width + c] = visible[j] ? rounded(normal() * size * (kind == RISING ? 1 + 40.0f * (float)j / (float)n_k : 1)) : NAN;
             v[j * width + c] = !visible[j] ? NAN : kind == ONE_HOT ? c % D == (j * 37 + j / D * 11) % D ? (float)(1 + j % 7) : 0.0f : rounded(normal());
         }
     for (int64_t i = 0; i < n_q * width; i++)
@@ -189,7 +189,7 @@ static void values_of_all_kinds(void **state)
     (void)state;
     if (!be)
         skip();
-    for (enum kind k = ZERO; k <= ONE_HOT; k++) {
+    for (enum kind k = ZERO; k <= UNLIKE_ROWS; k++) {
         check("kind, one key", 130, 1, 2, NULL, k, 1);
         check("kind", 300, 700, 2, NULL, k, 3);
     }
@@ -201,6 +201,7 @@ static void few_queries_many_keys(void **state)      /* tiles are cut between wo
     if (!be)
         skip();
     check("cut", 200, 9000, 3, NULL, RANDOM, 9);
+    check("cut, rising", 300, 9000, 2, NULL, RISING, 20);
     check("cut, one-hot", 1000, 6000, 2, NULL, ONE_HOT, 50);
 }
 

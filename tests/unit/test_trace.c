@@ -141,7 +141,8 @@ static trace_spec make_spec(void)
                   .height = H / 2,
                   .width = W / 2,
                   .token_pieces = pieces,
-                  .n_token_pieces = 3 },
+                  .n_token_pieces = 3,
+                  .gzip = 1 },
         .gzip = 1,
         .prompt = "(two m\xc3\xa4n) (kiss)",
         .negative_prompt = "",
@@ -412,7 +413,7 @@ static void test_sparse_half(void **state)
     s.n_velocity_steps = 2;
     s.axes.heads = mean;
     s.axes.n_heads = 1;
-    s.gzip = 0;
+    s.gzip = s.axes.gzip = 0;
     write_trace(in_folder("half.h5"), &s);
     hid_t f = H5Fopen(in_folder("half.h5"), H5F_ACC_RDONLY, H5P_DEFAULT);
     float *all = malloc(sizeof(float) * 3 * ROW);
@@ -492,7 +493,7 @@ static void test_large_rows(void **state)
     s.channels = 2;
     s.frames = 40;
     s.height = s.width = 512;           /* 80 MiB a row: two chunks */
-    s.gzip = 0;
+    s.gzip = s.axes.gzip = 0;
     err e = { 0 };
     trace_writer *t;
     float *row = calloc(2 * 40 * 512 * 512, sizeof *row);
@@ -535,6 +536,7 @@ static void test_bad_specs(void **state)
 #define BAD(change, part) do { s = make_spec(); change; refuse(&s, part); } while (0)
     BAD(s.steps = 0, "0 steps");
     BAD(s.gzip = 10, "level 10");
+    BAD(s.axes.gzip = -1, "level -1");
     BAD((s.latents = s.velocity = s.attention = false), "neither latents nor attention");
     BAD(s.width = 0, "4 x 3 x 6 x 0");
     BAD((s.width = s.height = s.frames = 4000), "2^31 - 1");
@@ -624,7 +626,7 @@ static int try_to_write(const char *path, int gzip, err *e)
 {
     trace_writer *t;
     trace_spec s = make_spec();
-    s.gzip = gzip;
+    s.gzip = s.axes.gzip = gzip;
     int rc = trace_create(&t, path, &s, e);
     if (rc)
         return rc;
@@ -716,7 +718,7 @@ static void test_raw_bytes(void **state)
     (void)state;
     trace_spec s = make_spec();
     struct stat st;
-    s.gzip = 0;
+    s.gzip = s.axes.gzip = 0;
     write_trace(in_folder("raw.h5"), &s);
     assert_int_equal(stat(in_folder("raw.h5"), &st), 0);
     int64_t promised = trace_raw_bytes(&s);
