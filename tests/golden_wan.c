@@ -316,6 +316,7 @@ static void vae_passes(golden *g)
     ckpt *c = NULL;
     vae *v = NULL;
     tensor in = { 0 }, out = { 0 };
+    float *again = NULL, *whole = NULL;
     char *path = golden_path(g, "Wan2.1_VAE.pth");
     CHECK(ckpt_open(&c, path, &e));
     CHECK(ckpt_normalise(c, CKPT_VAE, &e));
@@ -332,11 +333,25 @@ static void vae_passes(golden *g)
         CHECK(tensor_new(&out, g->be, DT_F32, ref->ndim, ref->shape, &e));
         CHECK(i < 2 ? vae_decode(v, &in, &out, &e) : vae_encode(v, &in, &out, &e));
         golden_compare_tensor(g, what, &out, FORWARD);
+        if (i == 2) {      /* from host memory, a few frames at a time: the same bits */
+            int64_t n = tensor_count(&out);
+            again = malloc((size_t)n * sizeof *again);
+            whole = malloc((size_t)n * sizeof *whole);
+            float *video = golden_f32(g, pairs[i][0], &n, NULL);
+            int rc = again && whole && video ? op_download_f32(whole, &out, &e) : ERR(&e, ERR_MEMORY, "no memory");
+            if (!rc)
+                rc = vae_encode_host(v, video, in.shape[1], in.shape[2], in.shape[3], &out, &e);
+            free(video);
+            CHECK(rc ? rc : op_download_f32(again, &out, &e));
+            golden_compare(g, "vae.enc from the host", again, whole, tensor_count(&out), 0);
+        }
         tensor_free(&in);
         tensor_free(&out);
     }
 out:
     free(path);
+    free(again);
+    free(whole);
     tensor_free(&in);
     tensor_free(&out);
     vae_close(v);

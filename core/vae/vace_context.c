@@ -10,19 +10,16 @@ static int encode_into(vae *v, backend *be, const float *pixels, int64_t F, int6
 {
     int rc = 0;
     int64_t n = (F - 1) / VAE_TIME + 1, plane = H / VAE_SPACE * (W / VAE_SPACE);
-    tensor video = { 0 }, latents = { 0 };
+    tensor latents = { 0 };
     float *host = malloc((size_t)(16 * n * plane) * sizeof *host);
     if (!host)
         return ERR(e, ERR_MEMORY, "no memory for a VACE context");
-    TRY(TENSOR_NEW(&video, be, DT_F32, e, 3, F, H, W));
-    TRY(op_upload(&video, pixels, e));
     TRY(TENSOR_NEW(&latents, be, DT_F32, e, 16, n, H / VAE_SPACE, W / VAE_SPACE));
-    TRY(vae_encode(v, &video, &latents, e));
+    TRY(vae_encode_host(v, pixels, F, H, W, &latents, e));
     TRY(op_download(host, &latents, e));
     for (int64_t c = 0; c < 16; c++)
         memcpy(out + (c * T + at) * plane, host + c * n * plane, (size_t)(n * plane) * sizeof *host);
 out:
-    tensor_free(&video);
     tensor_free(&latents);
     free(host);
     return rc;

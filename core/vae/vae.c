@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/vae/vae_weights.h"
 
@@ -538,22 +539,23 @@ out:
 
 /* ---- encode ---- */
 
-int vae_encode(vae *v, const tensor *video, tensor *latents, err *e)
+/* Frames [first, first + n) as *pixels [n, H, W, 3] in the VAE's type, which stay until the next call. */
+typedef int (*pixels_fn)(void *user, int64_t first, int64_t n, tensor *pixels, err *e);
+
+static int encode(vae *v, int64_t F, int64_t H, int64_t W, pixels_fn fn, void *user, tensor *latents, err *e)
 {
     int rc = 0;
-    int64_t F = video->shape[1], H = video->shape[2], W = video->shape[3], n = (F - 1) / VAE_TIME + 1;
-    tensor pixels = { 0 }, moments = { 0 }, quant = { 0 }, chunk = { 0 };
+    int64_t n = (F - 1) / VAE_TIME + 1;
+    tensor in = { 0 }, moments = { 0 }, quant = { 0 }, chunk = { 0 };
     vae_stream *s = NULL;
-    if (video->ndim != 4 || video->shape[0] != 3 || F % VAE_TIME != 1 || H % VAE_SPACE || W % VAE_SPACE)
-        return ERR(e, ERR_SHAPE, "the VAE encodes 3 channels of 4n+1 frames with height and width in multiples of 8, got %lld x %lld x %lld x %lld",
-                   (long long)video->shape[0], (long long)F, (long long)H, (long long)W);
-    TRY(TENSOR_NEW(&pixels, v->be, v->type, e, F, H, W, 3));
-    TRY(op_to_channels_last(&pixels, video, NULL, NULL, e));
+    if (F % VAE_TIME != 1 || H % VAE_SPACE || W % VAE_SPACE)
+        return ERR(e, ERR_SHAPE, "the VAE encodes 4n+1 frames with height and width in multiples of 8, got %lld x %lld x %lld", (long long)F, (long long)H,
+                   (long long)W);
     TRY(TENSOR_NEW(&moments, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
     TRY(TENSOR_NEW(&quant, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
     TRY(vae_encoder_new(&s, v, e));
     for (int64_t f = 0; f < n; f++) {      /* 1 frame, then 4 at a time (vae.py:516-542) */
-        tensor in = tensor_rows(&pixels, f ? VAE_TIME * (f - 1) + 1 : 0, f ? VAE_TIME : 1);
+        TRY(fn(user, f ? VAE_TIME * (f - 1) + 1 : 0, f ? VAE_TIME : 1, &in, e));
         TRY(run_side(s, &in, &chunk, e));
         tensor dst = tensor_rows(&moments, f, 1);
         TRY(op_copy(&dst, &chunk, e));
@@ -563,9 +565,68 @@ int vae_encode(vae *v, const tensor *video, tensor *latents, err *e)
     TRY(op_to_channels_first(latents, &quant, v->mean, v->inv_std, e));      /* the means are the first z channels */
 out:
     vae_stream_free(s);
-    tensor_free(&pixels);
     tensor_free(&moments);
     tensor_free(&quant);
     tensor_free(&chunk);
+    return rc;
+}
+
+static int pixels_there(void *user, int64_t first, int64_t n, tensor *pixels, err *e)
+{
+    (void)e;
+    *pixels = tensor_rows(user, first, n);
+    return 0;
+}
+
+int vae_encode(vae *v, const tensor *video, tensor *latents, err *e)
+{
+    int rc = 0;
+    tensor pixels = { 0 };
+    if (video->ndim != 4 || video->shape[0] != 3)
+        return ERR(e, ERR_SHAPE, "the VAE encodes 3 channels, got a tensor of %d axes with %lld", video->ndim, (long long)video->shape[0]);
+    TRY(TENSOR_NEW(&pixels, v->be, v->type, e, video->shape[1], video->shape[2], video->shape[3], 3));
+    TRY(op_to_channels_last(&pixels, video, NULL, NULL, e));
+    TRY(encode(v, video->shape[1], video->shape[2], video->shape[3], pixels_there, &pixels, latents, e));
+out:
+    tensor_free(&pixels);
+    return rc;
+}
+
+typedef struct {
+    vae *v;
+    const float *video;              /* [3, F, H, W] */
+    int64_t F, H, W;
+    float *host;                     /* [3, VAE_TIME, H, W] */
+    tensor video_part, pixels;
+} host_video;
+
+static int pixels_from_host(void *user, int64_t first, int64_t n, tensor *pixels, err *e)
+{
+    host_video *h = user;
+    int rc = 0;
+    int64_t plane = h->H * h->W;
+    for (int c = 0; c < 3; c++)
+        memcpy(h->host + c * n * plane, h->video + (c * h->F + first) * plane, (size_t)(n * plane) * sizeof *h->host);
+    tensor_free(&h->video_part);
+    tensor_free(&h->pixels);
+    TRY(TENSOR_NEW(&h->video_part, h->v->be, DT_F32, e, 3, n, h->H, h->W));
+    TRY(op_upload(&h->video_part, h->host, e));
+    TRY(TENSOR_NEW(&h->pixels, h->v->be, h->v->type, e, n, h->H, h->W, 3));
+    TRY(op_to_channels_last(&h->pixels, &h->video_part, NULL, NULL, e));
+    *pixels = h->pixels;
+    pixels->owner = false;
+out:
+    return rc;
+}
+
+int vae_encode_host(vae *v, const float *video, int64_t F, int64_t H, int64_t W, tensor *latents, err *e)
+{
+    host_video h = { .v = v, .video = video, .F = F, .H = H, .W = W };
+    if (!(h.host = malloc((size_t)(3 * VAE_TIME * H * W) * sizeof *h.host)))
+        return ERR(e, ERR_MEMORY, "no host memory for %d frames of %lld x %lld", VAE_TIME, (long long)W, (long long)H);
+    int rc = encode(v, F, H, W, pixels_from_host, &h, latents, e);
+    tensor_free(&h.video_part);
+    tensor_free(&h.pixels);
+    free(h.host);
     return rc;
 }

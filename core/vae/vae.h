@@ -51,6 +51,8 @@ void vae_stream_set_done(vae_stream *s, int64_t done);
 
 /* Pixels f32 [3, F, H, W] in [-1, 1], F = 4n+1, H and W multiples of 8 -> latents f32 [z, n+1, H/8, W/8], normalised. */
 int vae_encode(vae *v, const tensor *video, tensor *latents, err *e);
+/* The same from host memory, [3, F, H, W] f32: a few frames at a time are on the device, so that its memory does not grow with F. */
+int vae_encode_host(vae *v, const float *video, int64_t F, int64_t H, int64_t W, tensor *latents, err *e);
 /* Latents -> pixels f32 [3, 4(F-1)+1, 8h, 8w], not clamped: all frames at once, for tests. */
 int vae_decode(vae *v, const tensor *latents, tensor *video, err *e);
 
