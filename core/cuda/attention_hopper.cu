@@ -762,11 +762,12 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     p.width = tensor_cols(a->out);
     p.n_q = tensor_nrows(a->q);
     p.c = (float)((double)a->scale * 1.4426950408889634);
-    static bool ready;
-    if (!ready) {
+    static uint64_t ready;      /* devices that know, a bit each */
+    uint64_t bit = 1ull << (impl(be)->device & 63);
+    if (!(ready & bit)) {
         CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
         CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
-        ready = true;
+        ready |= bit;
     }
     cudaLaunchConfig_t config;
     cudaLaunchAttribute cluster;
