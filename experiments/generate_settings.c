@@ -284,6 +284,8 @@ int generate_config(generate_request *q, err *e)
             ok = add(sets, &n, str_format("video.height=%s", item->values[0])) && add(sets, &n, str_format("video.width=%s", item->values[1]));
         else if (spec->key && strcmp(spec->key, "video.frames") == 0)
             ok = add(sets, &n, frames_set(q, item->values[0]));
+        else if (spec->key && strcmp(spec->key, "sampling.solver") == 0)
+            ok = add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
         else if (spec->key)
             ok = add(sets, &n, str_format("%s=%s", spec->key, spec->n_values ? item->values[0] : spec->value));
         else if (spec->value)
@@ -297,14 +299,15 @@ int generate_config(generate_request *q, err *e)
         free(text);
     }
     ok = ok && add_cuts(q, sets, &n);
-    if (flags_given(&q->f, "sample-solver") || flags_given(&q->f, "solver"))
-        ok = ok && add(sets, &n, str_format("sampling.solver=%s", solver_of(q)));
     ok = ok && add(sets, &n, str_format("model.seed=%" PRId64, q->seed));
     if (!ok) {
         rc = ERR(e, ERR_MEMORY, "out of memory for the command line");
         goto out;
     }
-    TRY(config_load(&q->cfg, NULL, (const char *const *)sets, n, &notes, e));
+    if ((rc = config_load(&q->cfg, NULL, (const char *const *)sets, n, &notes, e))) {
+        flags_name_option(&q->f, e);
+        goto out;
+    }
     q->loaded = true;
     if (!(q->prompt_template = str_dup(q->cfg.prompt.template)))
         rc = ERR(e, ERR_MEMORY, "out of memory for the prompt");
