@@ -10,7 +10,6 @@
 #include "experiments/build_id.h"
 #include "experiments/from_video.h"
 #include "experiments/generate_internal.h"
-#include "experiments/interrupt.h"
 #include "experiments/prompt_file.h"
 
 int cmd_generate(int argc, char **argv);

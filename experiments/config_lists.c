@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/fs.h"
 #include "experiments/config_internal.h"
 
 static const char *const EXPERTS[] = { "both", "high", "low", NULL };      /* lora_expert */

@@ -1,7 +1,6 @@
 /* Values as text, and the sentences that say what a setting can be. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "experiments/config_internal.h"
 

@@ -1,6 +1,5 @@
 /* Typed values: from YAML or text into a field. config_lists.c and config_schedules.c read those that are more than one word,
  * config_print.c writes them. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 /* From the options of wanscope generate to a configuration. */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>

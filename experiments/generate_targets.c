@@ -1,6 +1,5 @@
 /* Where the files of wanscope generate go. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
