@@ -94,12 +94,26 @@ int config_shots_join(config *c, int from_captions, int from_template, const cha
 /* The prompts against the cuts, as far as text tells. */
 int config_shots_check(const config *c, const char **key, err *why);
 
+/* "video.width is 'abc', expected a whole number ...": the sentence about a value of another kind; returns ERR_CONFIG. */
+int setting_wrong(const setting *s, const yml_node *v, err *e);
+
 /* Lists (config_lists.c). */
 int setting_put_loras(lora_list *field, const setting *s, const yml_node *v, err *e);
 void setting_print_loras(const lora_list *l, str *out);
 void lora_list_release(lora_list *l);
 int setting_put_numbers(number_list *field, const setting *s, const yml_node *v, err *e);
 void setting_print_numbers(const number_list *l, str *out);
+int setting_put_ranges(int_ranges *field, const setting *s, const yml_node *v, err *e);
+int setting_put_texts(string_list *field, const setting *s, const yml_node *v, err *e);
+int setting_put_frames(frame_list *field, const setting *s, const yml_node *v, err *e);
+int setting_put_words(string_list *field, const setting *s, const yml_node *v, err *e);      /* a list, or words with commas between */
+void string_list_release(string_list *w);
+void frame_list_release(frame_list *f);
+
+/* Mappings (config_schedules.c). `field` is a guidance_schedule or a prompt_schedule, as the type says. */
+int setting_put_schedule(void *field, const setting *s, const yml_node *v, err *e);
+int setting_put_timeline(prompt_schedule *field, const setting *s, const yml_node *v, err *e);
+int setting_check_shape(const setting *s, const yml_node *v, err *e);
 
 /* "did you mean" for a key that does not exist, or NULL. */
 const char *nearest_key(const char *key);

@@ -1,10 +1,9 @@
-/* Settings that are lists of more than words: adapters and numbers. */
+/* Settings that are lists: adapters, numbers, ranges, texts, frames, words. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/fs.h"
 #include "experiments/config_internal.h"
 
 static const char *const EXPERTS[] = { "both", "high", "low", NULL };      /* lora_expert */
@@ -186,4 +185,151 @@ void setting_print_numbers(const number_list *l, str *out)
         print_double(out, l->items[i]);
     }
     str_addc(out, ']');
+}
+
+/* ---- ranges ---- */
+
+int setting_put_ranges(int_ranges *field, const setting *s, const yml_node *v, err *e)
+{
+    int_ranges r = { 0 };
+    err why = { 0 };
+    int rc = 0;
+    if (v->kind == YML_MAP)
+        return setting_wrong(s, v, e);
+    if (v->kind == YML_SCALAR && s->type == SETTING_HEADS && !strcmp(v->text, "mean")) {
+        r.mean = true;
+    } else if (v->kind == YML_SCALAR) {
+        rc = int_ranges_parse(&r, v->text, &why);
+    } else {
+        for (int i = 0; i < v->n && !rc; i++) {
+            int_ranges one = { 0 };
+            if (v->items[i]->kind != YML_SCALAR) {
+                rc = setting_wrong(s, v->items[i], e);
+                int_ranges_release(&r);
+                return rc;
+            }
+            rc = int_ranges_parse(&one, v->items[i]->text, &why);
+            if (!rc && one.all)
+                rc = ERR(&why, ERR_CONFIG, "a list with 'all' in it, expected 'all' alone or numbers and ranges");
+            for (int k = 0; k < one.n && !rc; k++)
+                rc = int_ranges_add(&r, one.items[k].first, one.items[k].last, &why);
+            int_ranges_release(&one);
+        }
+    }
+    if (!rc && s->type == SETTING_HEADS && !r.mean && !r.all && r.n == 0)
+        rc = ERR(&why, ERR_CONFIG, "empty, expected mean, all, or numbers and ranges like 0-3,7");
+    if (rc) {
+        int_ranges_release(&r);
+        return ERR(e, rc, "%s is %s", s->key, why.text);
+    }
+    int_ranges_release(field);
+    *field = r;
+    return 0;
+}
+
+/* ---- texts, frames, words ---- */
+
+static int words_add(string_list *w, const char *text, size_t n)
+{
+    char **more = realloc(w->items, ((size_t)w->n + 1) * sizeof *more);
+    if (!more)
+        return ERR_MEMORY;
+    w->items = more;
+    w->items[w->n] = str_dupn(text, n);
+    return w->items[w->n] ? (w->n++, 0) : ERR_MEMORY;
+}
+
+void string_list_release(string_list *w)
+{
+    for (int i = 0; i < w->n; i++)
+        free(w->items[i]);
+    free(w->items);
+    *w = (string_list){ 0 };
+}
+
+int setting_put_texts(string_list *field, const setting *s, const yml_node *v, err *e)
+{
+    string_list w = { 0 };
+    int rc = 0;
+    if (v->kind != YML_LIST)
+        return setting_wrong(s, v, e);
+    for (int i = 0; i < v->n && !rc; i++) {
+        if (v->items[i]->kind != YML_SCALAR)
+            rc = ERR(e, ERR_CONFIG, "entry %d of %s (line %d) is %s, expected a text; a text that begins with '[' needs quotes", i + 1, s->key, v->items[i]->line,
+                     yml_kind_name(v->items[i]));
+        else if (words_add(&w, v->items[i]->text, strlen(v->items[i]->text)))
+            rc = ERR(e, ERR_MEMORY, "out of memory for %s", s->key);
+    }
+    if (rc) {
+        string_list_release(&w);
+        return rc;
+    }
+    string_list_release(field);
+    *field = w;
+    return 0;
+}
+
+void frame_list_release(frame_list *f)
+{
+    free(f->items);
+    *f = (frame_list){ 0 };
+}
+
+int setting_put_frames(frame_list *field, const setting *s, const yml_node *v, err *e)
+{
+    frame_list f = { .given = true };
+    if (v->kind == YML_SCALAR && !strcmp(v->text, "auto")) {
+        frame_list_release(field);
+        return 0;
+    }
+    if (v->kind != YML_LIST)
+        return setting_wrong(s, v, e);
+    if (!(f.items = malloc(((size_t)v->n + 1) * sizeof *f.items)))
+        return ERR(e, ERR_MEMORY, "out of memory for %s", s->key);
+    for (int i = 0; i < v->n; i++) {
+        int64_t x;
+        if (v->items[i]->kind != YML_SCALAR || !yml_int(v->items[i], &x) || x < -1000000 || x > 1000000) {
+            frame_list_release(&f);
+            return ERR(e, ERR_CONFIG, "entry %d of %s is '%.60s', expected the number of a frame", i + 1, s->key,
+                       v->items[i]->kind == YML_SCALAR ? v->items[i]->text : yml_kind_name(v->items[i]));
+        }
+        f.items[f.n++] = x;
+    }
+    frame_list_release(field);
+    *field = f;
+    return 0;
+}
+
+/* A list, or words with commas between. */
+int setting_put_words(string_list *field, const setting *s, const yml_node *v, err *e)
+{
+    string_list w = { 0 };
+    int rc = 0;
+    if (v->kind == YML_MAP)
+        return setting_wrong(s, v, e);
+    for (int i = 0; v->kind == YML_LIST && i < v->n && !rc; i++) {
+        const yml_node *x = v->items[i];
+        if (x->kind != YML_SCALAR || !x->text[0])
+            rc = ERR(e, ERR_CONFIG, "%s holds %s, expected %s", s->key,
+                     x->kind == YML_SCALAR ? "an empty word" : yml_kind_name(x), s->type == SETTING_PATHS ? "paths" : "words");
+        else
+            rc = words_add(&w, x->text, strlen(x->text));
+    }
+    for (const char *t = v->kind == YML_SCALAR ? v->text : ""; *t && !rc;) {
+        size_t n = strcspn(t, ","), b = 0, f = n;
+        while (b < f && t[b] == ' ')
+            b++;
+        while (f > b && t[f - 1] == ' ')
+            f--;
+        rc = b == f ? ERR(e, ERR_CONFIG, "%s is '%.80s', expected words with single commas between", s->key, v->text)
+                    : words_add(&w, t + b, f - b);
+        t += n + (t[n] == ',');
+    }
+    if (rc) {
+        string_list_release(&w);
+        return rc == ERR_MEMORY ? ERR(e, ERR_MEMORY, "out of memory for %s", s->key) : rc;
+    }
+    string_list_release(field);
+    *field = w;
+    return 0;
 }

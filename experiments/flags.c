@@ -126,3 +126,22 @@ bool flags_given(const flags *f, const char *name)
 {
     return flags_find(f, name) != NULL;
 }
+
+void flags_name_option(const flags *f, err *e)
+{
+    for (size_t i = f->n_items; i-- > 0;) {
+        const flag_spec *spec = f->items[i].spec;
+        const char *const *values = f->items[i].values;
+        for (int k = 0; spec->key && k < (spec->n_values == 2 ? 2 : 1); k++) {
+            char *set = str_format("--set %s=%s: ", k ? spec->value : spec->key, spec->n_values ? values[k] : spec->value);
+            char *why = set && str_starts_with(e->text, set) ? str_dup(e->text + strlen(set)) : NULL;
+            free(set);
+            if (!why)
+                continue;
+            err_set(e, e->kind, "--%s%s%s%s%s: %s", spec->name, spec->n_values ? " " : "", spec->n_values ? values[0] : "", spec->n_values == 2 ? " " : "",
+                    spec->n_values == 2 ? values[1] : "", why);
+            free(why);
+            return;
+        }
+    }
+}

@@ -16,7 +16,7 @@ typedef struct flag_spec {
     const char *name;        /* "seed", without the hyphens; hyphens inside, no underscores */
     int n_values;            /* 0, 1, 2, or FLAG_LIST: one or more, up to the next option */
     const char *key;         /* setting of the configuration that it replaces, or NULL when the command looks at it itself */
-    const char *value;       /* n_values 0: what the key becomes ("true") */
+    const char *value;       /* n_values 0: what the key becomes ("true"); 2: the setting that the second value replaces */
     const char *refusal;     /* the sentence for a flag that is known but cannot be used here, or NULL */
 } flag_spec;
 
@@ -42,5 +42,9 @@ void flags_release(flags *f);
 const flag_item *flags_find(const flags *f, const char *name);      /* the last one given, or NULL */
 const char *flags_value(const flags *f, const char *name);          /* its first value, or NULL */
 bool flags_given(const flags *f, const char *name);
+
+/* A sentence of config_load() about the assignment that an option stands for ("--set model.precision=f8: ...") then begins with the
+ * option as it was typed ("--precision f8: ..."). Any other sentence stays. */
+void flags_name_option(const flags *f, err *e);
 
 #endif

@@ -1,4 +1,4 @@
-/* run_internal: what run_one.c, run_causal.c and frame_sink.c share. */
+/* run_internal: what the files that make a run share: run_one.c, run_params.c, run_written.c, run_causal.c, frame_sink.c. */
 #ifndef WANSCOPE_RUN_INTERNAL_H
 #define WANSCOPE_RUN_INTERNAL_H
 
@@ -58,11 +58,14 @@ void frame_sink_abort(frame_sink *s);
 /* ---- pieces of a run ---- */
 
 double runner_now(void);
+/* Fills params and what they point to (run_params.c); the engine is open and cfg resolved. */
+int runner_fill_params(runner *r, err *e);
 int runner_need_condition(runner *r, err *e);      /* reads and encodes what conditions the videos, once for all runs */
 void runner_average(double *mean, double fresh);
 /* Progress: `done` of the run's steps. */
 void runner_tell(runner *r, int64_t done, const char *phase);
 int runner_watch(runner *r, hooks *h, err *e);
+/* {"latent": [1, C, F, H, W]} as .safetensors (run_written.c). */
 int runner_write_latent(runner *r, const tensor *latents, const char *parameters, const char *path, err *e);
 /* A run of a causal model, block by block (run_causal.c). */
 int runner_run_causal(runner *r, const variation *v, int64_t seed, const run_files *files, err *e);

@@ -40,7 +40,7 @@ const char RUN_OPTIONS_HELP[] =
 
 static const flag_spec FLAGS[] = {
     { "config", 1, NULL, NULL, NULL },
-    { "template", 1, NULL, NULL, NULL },
+    { "template", 1, "prompt.template", NULL, NULL },
     { "set", 1, NULL, NULL, NULL },
     { "output-dir", 1, "output.dir", NULL, NULL },
     { "batch-name", 1, "batch.name", NULL, NULL },
@@ -163,7 +163,10 @@ static int load(run_setup *s, err *e)
             goto out;
         }
     }
-    TRY(config_load(&s->cfg, path, (const char *const *)sets, n, &notes, e));
+    if ((rc = config_load(&s->cfg, path, (const char *const *)sets, n, &notes, e))) {
+        flags_name_option(&s->f, e);
+        goto out;
+    }
     s->loaded = true;
     for (int i = 0; i < notes.n; i++)
         log_msg(LOG_INFO, "%s", notes.items[i]);

@@ -24,7 +24,7 @@ sed 's/steps: 3/stepz: 3/' sweep.yaml >key.yaml
 says unknown-key 2 "key.yaml:3" "$W" run --config key.yaml
 says unknown-key-near 2 "steps" "$W" run --config key.yaml
 says bad-set 2 "sampling.stepz" "$W" run --config sweep.yaml --set sampling.stepz=3
-says bad-size 2 "video.width" "$W" run --config sweep.yaml --width 50
+says bad-size 2 "--width 50: video.width is 50" "$W" run --config sweep.yaml --width 50
 says bad-frames 2 "video.frames" "$W" run --config sweep.yaml --frames 6
 says bad-brackets 2 "^" "$W" run --config sweep.yaml --template 'a [b|c'
 says no-prompt 2 "no prompt" "$W" run --config sweep.yaml --template ''

@@ -105,6 +105,8 @@ says generate-task 2 "the files hold one model" $G --save-path x.mp4 --task t2v-
 says generate-solver 2 "euler: this build has" $G --save-path x.mp4 --sample-solver euler
 says generate-type 2 "expected video, images, latent or both" $G --save-path x.mp4 --output-type gif
 says generate-seed 2 "expected a whole number" $G --save-path x.mp4 --seed abc
-says generate-size 2 "video.height" "$W" generate --ckpt-dir "$MODEL" --prompt ca --video-size 33 48 --save-path x.mp4
+says generate-precision 2 "--precision f8: model.precision is 'f8'" $G --save-path x.mp4 --precision f8
+says generate-solver-name 2 "--solver unipcc: sampling.solver is" $G --save-path x.mp4 --solver unipcc
+says generate-size 2 "--video-size 33 48: video.height is 33" "$W" generate --ckpt-dir "$MODEL" --prompt ca --video-size 33 48 --save-path x.mp4
 says generate-two-values 2 "needs two values" "$W" generate --video-size 33
 check generate-refusals-write-nothing "a refused command wrote a file:" test ! -e x.mp4

@@ -14,7 +14,7 @@ static const flag_spec SPECS[] = {
     { "output-dir", 1, "output.dir", NULL, NULL },
     { "set", 1, NULL, NULL, NULL },
     { "store-latents", 0, "capture.latents.enabled", "true", NULL },
-    { "video-size", 2, NULL, NULL, NULL },
+    { "video-size", 2, "video.height", "video.width", NULL },
     { "captions", FLAG_LIST, NULL, NULL, NULL },
     { "image-path", 1, NULL, NULL, "this build takes no images" },
 };
@@ -98,6 +98,31 @@ static void test_refusals(void **state)
     REFUSES("--image-path: this build takes no images", "--image-path", "a.png");
 }
 
+static const char *named(err *e, const flags *f, const char *sentence)
+{
+    err_set(e, ERR_CONFIG, "%s", sentence);
+    flags_name_option(f, e);
+    assert_int_equal(e->kind, ERR_CONFIG);
+    return e->text;
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    flags f;
+    err e = { 0 };
+    assert_int_equal(PARSE(&f, &e, "--output-dir", "a=1: b", "--store-latents", "--video-size", "33", "48", "--set", "z=2", "--captions", "c", "--output_dir=d"), 0);
+    assert_string_equal(named(&e, &f, "--set output.dir=d: output.dir is 100%, not"), "--output-dir d: output.dir is 100%, not");
+    assert_string_equal(named(&e, &f, "--set output.dir=a=1: b: no"), "--output-dir a=1: b: no");       /* the earlier one */
+    assert_string_equal(named(&e, &f, "--set video.height=33: no"), "--video-size 33 48: no");
+    assert_string_equal(named(&e, &f, "--set video.width=48: no"), "--video-size 33 48: no");
+    assert_string_equal(named(&e, &f, "--set capture.latents.enabled=true: no"), "--store-latents: no");
+    assert_string_equal(named(&e, &f, "--set output.dir=dd: no"), "--set output.dir=dd: no");           /* --set itself */
+    assert_string_equal(named(&e, &f, "--set z=2: no"), "--set z=2: no");
+    assert_string_equal(named(&e, &f, "a.yaml:3:1: no"), "a.yaml:3:1: no");
+    flags_release(&f);
+}
+
 static void test_interrupt(void **state)
 {
     (void)state;
@@ -113,6 +138,7 @@ static void test_interrupt(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_forms), cmocka_unit_test(test_lists), cmocka_unit_test(test_refusals), cmocka_unit_test(test_interrupt) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_forms), cmocka_unit_test(test_lists), cmocka_unit_test(test_refusals), cmocka_unit_test(test_names),
+                                        cmocka_unit_test(test_interrupt) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
