@@ -81,7 +81,7 @@ endif
 UNIT_BIN := $(if $(HAVE_CMOCKA),$(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_C)))
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 
-.PHONY: all help setup demo test test-fast test-cuda bench-opponent goldens asan fuzz clean tools unit
+.PHONY: FORCE all help setup demo test test-fast test-cuda bench-opponent goldens asan fuzz clean tools unit
 .SECONDARY:
 .DEFAULT_GOAL := all
 

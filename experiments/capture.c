@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "experiments/build_id.h"
+#include "experiments/capture_choice.h"
 #include "experiments/capture_queue.h"
 #include "experiments/capture_shots.h"
 
@@ -31,119 +32,9 @@ struct capture {
 
 static int store(void *user, const capture_record *r, const float *values, err *e);
 
-bool capture_wanted(const config *cfg)
-{
-    return cfg->latents.enabled || cfg->latents.velocity || cfg->attention.enabled;
-}
-
-/* ---- choices ---- */
-
-typedef struct choice {
-    int32_t *items;
-    int n;
-} choice;
-
-/* The chosen of 0..count-1, of these every n-th. */
-static int choose(choice *out, const int_ranges *from, int64_t every, int count, const char *key, const char *things, err *e)
-{
-    int64_t last = int_ranges_last(from), seen = 0;
-    *out = (choice){ 0 };
-    if (last >= count)
-        return ERR(e, ERR_CONFIG, "capture.attention.%s names %" PRId64 ", but there are %d %s, numbered from 0", key, last, count, things);
-    out->items = malloc((size_t)(count > 0 ? count : 1) * sizeof *out->items);
-    if (!out->items)
-        return ERR(e, ERR_MEMORY, "out of memory for the choice of %s", things);
-    for (int i = 0; i < count; i++)
-        if (int_ranges_contains(from, i) && seen++ % every == 0)
-            out->items[out->n++] = i;
-    if (!out->n) {
-        free(out->items);
-        *out = (choice){ 0 };
-        return ERR(e, ERR_CONFIG, "capture.attention.%s chooses none of the %d %s: give numbers such as \"0-3,7\", \"all\", or switch "
-                   "capture.attention.enabled off", key, count, things);
-    }
-    return 0;
-}
-
-static int choose_heads(choice *out, const config *cfg, int heads, err *e)
-{
-    if (!cfg->attention.heads.mean)
-        return choose(out, &cfg->attention.heads, 1, heads, "heads", "heads", e);
-    *out = (choice){ malloc(sizeof(int32_t)), 1 };
-    if (!out->items)
-        return ERR(e, ERR_MEMORY, "out of memory for the choice of heads");
-    out->items[0] = -1;
-    return 0;
-}
-
-/* The parts of a trace's spec that follow from settings and sizes alone; the caller frees what `own` lists. */
-typedef struct owned {
-    choice steps, layers, heads;
-    int32_t *rows, *velocity;
-} owned;
-
-static void owned_release(owned *o)
-{
-    free(o->steps.items);
-    free(o->layers.items);
-    free(o->heads.items);
-    free(o->rows);
-    free(o->velocity);
-    *o = (owned){ 0 };
-}
-
-static int describe(trace_spec *t, owned *o, const config *cfg, int steps, const int64_t shape[4], int layers, int heads, bool attention, err *e)
-{
-    int rc = 0;
-    *t = (trace_spec){ .steps = steps, .latents = cfg->latents.enabled, .velocity = cfg->latents.velocity, .attention = attention,
-                       .channels = shape[0], .frames = shape[1], .height = shape[2], .width = shape[3],
-                       .latent_type = cfg->latents.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32 };
-    *o = (owned){ 0 };
-    t->gzip = (int)cfg->latents.compression;
-    o->rows = malloc(((size_t)steps + 1) * sizeof *o->rows);
-    o->velocity = malloc(((size_t)steps + 1) * sizeof *o->velocity);
-    if (!o->rows || !o->velocity) {
-        rc = ERR(e, ERR_MEMORY, "out of memory for a trace");
-        goto out;
-    }
-    t->latent_rows = o->rows;
-    t->n_latent_rows = trace_rows_every(o->rows, steps, (int)cfg->latents.every);
-    t->velocity_steps = o->velocity;
-    t->n_velocity_steps = trace_steps_every(o->velocity, steps, (int)cfg->latents.every);
-    if (cfg->attention.enabled) {      /* impossible choices are said even when a prompt has no word */
-        TRY(choose(&o->steps, &cfg->attention.steps, cfg->attention.every, steps, "steps", "steps", e));
-        TRY(choose(&o->layers, &cfg->attention.layers, 1, layers, "layers", "transformer blocks", e));
-        TRY(choose_heads(&o->heads, cfg, heads, e));
-        t->axes = (trace_axes){ .steps = o->steps.items, .n_steps = o->steps.n, .layers = o->layers.items, .n_layers = o->layers.n,
-                                .heads = o->heads.items, .n_heads = o->heads.n, .frames = shape[1], .height = shape[2] / 2,
-                                .width = shape[3] / 2, .type = cfg->attention.dtype == STORE_F16 ? TRACE_F16 : TRACE_F32,
-                                .gzip = (int)cfg->attention.compression };
-    }
-out:
-    if (rc)
-        owned_release(o);
-    return rc;
-}
-
-int capture_bytes(const config *cfg, int steps, const int64_t shape[4], int layers, int heads, int n_words, int64_t *bytes, err *e)
-{
-    trace_spec t;
-    owned o;
-    bool attention = cfg->attention.enabled && n_words > 0;
-    *bytes = 0;
-    int rc = describe(&t, &o, cfg, steps, shape, layers, heads, attention, e);
-    if (rc)
-        return rc;
-    t.axes.n_words = n_words;
-    if (capture_wanted(cfg))
-        *bytes = trace_raw_bytes(&t);
-    owned_release(&o);
-    return 0;
-}
-
 /* ---- opening ---- */
 
-static int prepare_attention(capture *c, trace_spec *t, owned *o, const capture_spec *s, trace_word *words, err *e)
+static int prepare_attention(capture *c, trace_spec *t, capture_owned *o, const capture_spec *s, trace_word *words, err *e)
 {
     int total = 0;
     for (int i = 0; i < s->words->n; i++)
@@ -191,7 +82,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     int rc = 0;
     int64_t shape[4];
     trace_spec t;
-    owned o = { 0 };
+    capture_owned o = { 0 };
     trace_word *words = NULL;
     const char **pieces = NULL;
     char *device = NULL;
@@ -220,7 +111,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
         goto out;
     }
     TRY(engine_schedule(s->g, s->run, &c->s, c->expert, e));
-    TRY(describe(&t, &o, cfg, steps, shape, s->info->dit->num_layers, s->info->dit->num_heads, c->attention, e));
+    TRY(capture_describe(&t, &o, cfg, steps, shape, s->info->dit->num_layers, s->info->dit->num_heads, c->attention, e));
     if (c->attention)
         TRY(prepare_attention(c, &t, &o, s, words, e));
     if (c->attention && s->prompt) {
@@ -297,7 +188,7 @@ int capture_open(capture **out, const char *path, const capture_spec *s, err *e)
     c = NULL;
 out:
     capture_abort(c);
-    owned_release(&o);
+    capture_owned_release(&o);
     capture_shots_release(&shots);
     free(words);
     free(blocks);

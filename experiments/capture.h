@@ -46,5 +46,9 @@ void capture_abort(capture *c);    /* NULL is harmless */
 /* Bytes of the arrays of one run's trace before compression, for n_words words (forecast). `layers` and `heads` are the
  * model's. */
 int capture_bytes(const config *cfg, int steps, const int64_t shape[4], int layers, int heads, int n_words, int64_t *bytes, err *e);
+/* Host memory at most of what is on its way into that file: in the queue and in the threads that compress (forecast). `block_frames`: latent
+ * frames of a block of a causal run, else 0. */
+int capture_host_bytes(const config *cfg, int steps, const int64_t shape[4], int layers, int heads, int n_words, int64_t block_frames, int64_t *bytes,
+                       err *e);
 
 #endif

@@ -283,3 +283,9 @@ int capture_queue_drain(capture_queue *q, err *e)
     pthread_mutex_unlock(&q->lock);
     return rc;
 }
+
+int64_t capture_queue_most(int64_t largest, int64_t all)
+{
+    int64_t most = (int64_t)HOST_BYTES / 2 > largest ? (int64_t)HOST_BYTES : largest <= INT64_MAX / 2 ? 2 * largest : INT64_MAX;
+    return all < most ? all : most;
+}

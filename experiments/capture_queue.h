@@ -49,5 +49,7 @@ int capture_queue_download(capture_queue *q, capture_item *item, int64_t at, con
 int capture_queue_copy(capture_queue *q, capture_item *item, const tensor *value, err *e);
 /* Waits until everything sent is stored. */
 int capture_queue_drain(capture_queue *q, err *e);
+/* Host memory that a queue takes at most when its largest item has `largest` bytes and all that are sent between two drains `all`. */
+int64_t capture_queue_most(int64_t largest, int64_t all);
 
 #endif

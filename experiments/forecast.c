@@ -121,6 +121,8 @@ int forecast_make(forecast *f, runner *r, const batch *b, const manifest *m, uin
     if (c->attention.enabled)
         TRY(most_words(b, &words, e));
     TRY(capture_bytes(c, p->steps, f->shape, info->dit->num_layers, info->dit->num_heads, words, &f->trace_bytes, e));
+    TRY(capture_host_bytes(c, p->steps, f->shape, info->dit->num_layers, info->dit->num_heads, words, p->causal ? p->causal->block : 0,
+                           &f->buffer_bytes, e));
     f->video_bytes = c->output.video ? (int64_t)(VIDEO_BYTES_A_PIXEL * (double)p->width * p->height * p->frames) + 2000 : 0;
     f->run_bytes = f->trace_bytes + f->video_bytes + (c->output.preview ? PREVIEW_BYTES : 0);
     bool decodes = c->output.video || c->output.preview;
@@ -134,7 +136,7 @@ int forecast_make(forecast *f, runner *r, const batch *b, const manifest *m, uin
     f->layers = info->dit->num_layers;
     int64_t work = cost.activation_bytes > cost.decode_bytes ? cost.activation_bytes : cost.decode_bytes;
     f->device_bytes = cost.memory.device_bytes;
-    f->host_bytes = f->device_bytes ? cost.memory.host_bytes : cost.weight_bytes + work;
+    f->host_bytes = (f->device_bytes ? cost.memory.host_bytes : cost.weight_bytes + work) + f->buffer_bytes;
     if ((double)f->run_bytes * (double)f->runs_left < 9e18)
         f->bytes_left = f->run_bytes * (int64_t)f->runs_left;
     else
@@ -200,6 +202,8 @@ static void print_device(const forecast *f, str *out)
         forecast_bytes_text(out, m->host_bytes);
         str_add(out, " of pinned memory\n");
     }
+    if (f->buffer_bytes)
+        add_bytes(out, m->blocks_to_swap ? "         up to " : "host     up to ", f->buffer_bytes, " on the way into the trace\n");
 }
 
 void forecast_print(const forecast *f, str *out)
@@ -221,7 +225,10 @@ void forecast_print(const forecast *f, str *out)
         print_device(f, out);
     else {
         add_bytes(out, "memory   ", f->host_bytes, "");
-        add_bytes(out, ", of these ", f->weight_bytes, " weights (mapped from the files)\n");
+        add_bytes(out, ", of these ", f->weight_bytes, " weights (mapped from the files)");
+        if (f->buffer_bytes)
+            add_bytes(out, ", up to ", f->buffer_bytes, " on the way into the trace");
+        str_add(out, "\n");
     }
     add_bytes(out, "disk     ", f->run_bytes, " a run");
     if (!f->from_finished_runs) {
@@ -279,6 +286,7 @@ void forecast_json(const forecast *f, str *out)
     jw_kdouble(&w, "seconds_left", f->seconds_left);
     jw_kbool(&w, "from_finished_runs", f->from_finished_runs);
     jw_kint(&w, "host_bytes", f->host_bytes);
+    jw_kint(&w, "trace_buffer_bytes", f->buffer_bytes);
     jw_kint(&w, "device_bytes", f->device_bytes);
     jw_kint(&w, "weight_bytes", f->weight_bytes);
     jw_kint(&w, "blocks_to_swap", f->memory.blocks_to_swap);

@@ -22,7 +22,8 @@ typedef struct forecast {
     double rate;                     /* measured, operations a second */
     double seconds_run, seconds_left;
     bool from_finished_runs;         /* seconds and bytes are means of finished runs */
-    int64_t host_bytes, device_bytes;      /* peak while a run goes; device_bytes 0 on the CPU; with a GPU host_bytes is pinned memory */
+    int64_t host_bytes, device_bytes;      /* peak while a run goes; device_bytes 0 on the CPU; with a GPU host_bytes is streamed blocks and buffer_bytes */
+    int64_t buffer_bytes;            /* within host_bytes: on the way into the trace, at most */
     engine_memory memory;            /* of what device_bytes consists */
     int layers;
     int64_t weight_bytes;

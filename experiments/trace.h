@@ -114,6 +114,11 @@ int trace_rows_every(int32_t *rows, int steps, int every);
 int trace_steps_every(int32_t *out, int steps, int every);
 /* Bytes of the arrays before compression, which real latents hardly shrink under: the forecast of the file's size. */
 int64_t trace_raw_bytes(const trace_spec *spec);
+/* For the forecast of host memory, bytes: the largest array of f32 that one trace_put_...() call brings; all that are put between two
+ * trace_flush() or, without blocks, in the whole run; and what the writer holds at most on its way into the file. */
+int64_t trace_largest_piece(const trace_spec *spec);
+int64_t trace_sent_bytes(const trace_spec *spec);
+int64_t trace_buffer_bytes(const trace_spec *spec);
 
 typedef struct trace_writer trace_writer;
 

@@ -75,6 +75,28 @@ static int usable_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+static int wanted_threads(int threads)
+{
+    int n = threads > 0 ? threads : usable_cores();
+    return n < TRACE_CHUNKS_THREADS ? n : TRACE_CHUNKS_THREADS;
+}
+
+static int jobs_at_most(int threads)
+{
+    return 2 * threads;                     /* while one is written the next ones go on */
+}
+
+size_t trace_chunks_most(size_t largest, size_t all, int threads)
+{
+    if (!largest)
+        return 0;
+    size_t one = 2 * trace_filter_room(largest), most = one * (size_t)jobs_at_most(wanted_threads(threads));
+    most = most < TRACE_CHUNKS_BYTES ? most : TRACE_CHUNKS_BYTES;
+    most = most > one ? most : one;
+    size_t whole = all < SIZE_MAX / 4 ? 2 * trace_filter_room(all) : SIZE_MAX;
+    return whole < most ? whole : most;
+}
+
 int trace_chunks_new(trace_chunks **out, const char *path, const h5_disk *disk, int threads, err *e)
 {
     trace_chunks *q = *out = calloc(1, sizeof *q);
@@ -83,10 +105,8 @@ int trace_chunks_new(trace_chunks **out, const char *path, const h5_disk *disk, 
     q->path = path;
     q->disk = disk;
     q->last = &q->first;
-    q->wanted = threads > 0 ? threads : usable_cores();
-    if (q->wanted > TRACE_CHUNKS_THREADS)
-        q->wanted = TRACE_CHUNKS_THREADS;
-    q->max_jobs = 2 * q->wanted;            /* while one is written the next ones go on */
+    q->wanted = wanted_threads(threads);
+    q->max_jobs = jobs_at_most(q->wanted);
     pthread_mutex_init(&q->lock, NULL);     /* with default attributes these cannot fail */
     pthread_cond_init(&q->work, NULL);
     pthread_cond_init(&q->finished, NULL);

@@ -50,6 +50,8 @@ int trace_chunks_write(trace_chunks *q, const trace_chunk_layout *l, int row, co
                        err *e);
 /* Brings what was written into the file. */
 int trace_chunks_drain(trace_chunks *q, err *e);
+/* Host memory taken at most when the largest chunk has `largest` bytes and all that are written between two drains `all`; `threads` as above. */
+size_t trace_chunks_most(size_t largest, size_t all, int threads);
 /* Forgets what was not drained. NULL is harmless. */
 void trace_chunks_free(trace_chunks *q);
 

@@ -1,5 +1,7 @@
 #include "experiments/trace_spec.h"
 
+#include "experiments/trace_chunks.h"
+
 int trace_rows_every(int32_t *rows, int steps, int every)
 {
     int n = 0;
@@ -47,6 +49,74 @@ int64_t trace_raw_bytes(const trace_spec *s)
                  (double)a->width * (double)trace_type_bytes(a->type);
     return bytes < 9e18 ? (int64_t)bytes + 65536 : INT64_MAX;
 }
+
+/* ---- memory ---- */
+
+/* What is put at once: a row, or a block's part of it. */
+typedef struct pieces {
+    double latents, maps;      /* numbers of one, 0 when not stored */
+    double n_latents, n_velocities, n_maps;      /* of a run, or of a block */
+} pieces;
+
+static pieces pieces_of(const trace_spec *s)
+{
+    const trace_axes *a = &s->axes;
+    pieces p = { 0 };
+    double part = s->n_blocks ? (double)s->block_frames / (double)s->frames : 1;
+    if (s->latents || s->velocity)
+        p.latents = (double)s->channels * (double)s->frames * (double)s->height * (double)s->width * part;
+    if (s->attention)
+        p.maps = (double)a->n_heads * a->n_words * (double)a->frames * (double)a->height * (double)a->width * part;
+    p.n_latents = s->latents ? trace_spec_rows(s) : 0;
+    p.n_velocities = s->velocity ? trace_spec_velocities(s) : 0;
+    p.n_maps = s->attention ? (double)a->n_steps * a->n_layers : 0;
+    return p;
+}
+
+static int64_t clamped(double bytes)
+{
+    return bytes < 9e18 ? (int64_t)bytes : INT64_MAX;
+}
+
+int64_t trace_largest_piece(const trace_spec *s)
+{
+    pieces p = pieces_of(s);
+    return clamped(4 * (p.latents > p.maps ? p.latents : p.maps));
+}
+
+int64_t trace_sent_bytes(const trace_spec *s)
+{
+    pieces p = pieces_of(s);
+    return clamped(4 * (p.latents * (p.n_latents + p.n_velocities) + p.maps * p.n_maps));
+}
+
+#if defined(HAVE_HDF5) && TRACE_CHUNKS
+/* A piece that is cut leaves some of the room of its chunks empty, less than it fills. */
+static double chunks_bytes(double piece)
+{
+    return piece > TRACE_CHUNK_BYTES ? 2 * piece : piece;
+}
+
+int64_t trace_buffer_bytes(const trace_spec *s)
+{
+    pieces p = pieces_of(s);
+    double latents = p.latents * (double)trace_type_bytes(s->latent_type), maps = p.maps * (double)trace_type_bytes(s->axes.type);
+    double largest = latents > maps ? latents : maps;
+    if (!s->n_blocks) {      /* trace_put_step() waits for the threads; the last row comes behind the last step */
+        p.n_latents = s->latents;
+        p.n_velocities = s->velocity;
+        p.n_maps = s->attention ? s->axes.n_layers : 0;
+    }
+    int64_t all = clamped(chunks_bytes(latents) * (p.n_latents + p.n_velocities) + chunks_bytes(maps) * p.n_maps);
+    return (int64_t)trace_chunks_most((size_t)(largest < TRACE_CHUNK_BYTES ? largest : TRACE_CHUNK_BYTES), (size_t)all, 0);
+}
+#else
+int64_t trace_buffer_bytes(const trace_spec *s)
+{
+    (void)s;
+    return 0;
+}
+#endif
 
 /* ---- checks ---- */
 

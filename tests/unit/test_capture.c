@@ -450,13 +450,18 @@ static void test_forecast(void **state)
     assert_true(f.seconds_run > 0 && f.rate > 1e6 && f.host_bytes > 0);
     /* 4 rows of 16 x 2 x 4 x 6 f32, 3 steps x 2 blocks x 1 word x 2 x 2 x 3 f32, and small tables */
     assert_true(f.trace_bytes >= 4 * 16 * 2 * 4 * 6 * 4 + 3 * 2 * 12 * 4 && f.trace_bytes < 200000);
+    /* all of that in f32 may wait in the queue; the threads that compress hold a step of it twice, or nothing without zlib */
+    const int64_t row = 16 * 2 * 4 * 6 * 4, map = 12 * 4, sent = 4 * row + 6 * map, step = 2 * (row + 2 * map);
+    assert_true(f.buffer_bytes >= sent && f.buffer_bytes <= sent + step + step / 100 + 100 && f.buffer_bytes < f.host_bytes);
     forecast_json(&f, &text);
     must(json_parse(&j, str_text(&text), text.len, "forecast", &e));
     assert_int_equal(json_get_int(j, "runs_left", 0), 5);
+    assert_int_equal(json_get_int(j, "trace_buffer_bytes", 0), f.buffer_bytes);
     json_free(j);
     str_clear(&text);
     forecast_print(&f, &text);
     assert_non_null(strstr(str_text(&text), "6 (2 variations x 3 seeds), 5 left"));
+    assert_non_null(strstr(str_text(&text), "on the way into the trace"));
     str_clear(&text);
     forecast_bytes_text(&text, 1500);
     str_add(&text, ", ");

@@ -189,6 +189,17 @@ static void test_abort(void **unused)
     free(s);
 }
 
+static void test_most(void **state)
+{
+    (void)state;
+    const int64_t mib = 1 << 20;
+    assert_int_equal(capture_queue_most(100, 1000), 1000);
+    assert_int_equal(capture_queue_most(mib, 5000 * mib), 256 * mib);
+    assert_int_equal(capture_queue_most(200 * mib, 5000 * mib), 400 * mib);      /* two are allowed whatever their size */
+    assert_int_equal(capture_queue_most(200 * mib, 300 * mib), 300 * mib);
+    assert_int_equal(capture_queue_most(0, 0), 0);
+}
+
 int main(void)
 {
     const char *device = getenv("TEST_DEVICE");
@@ -203,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_failure),
         cmocka_unit_test(test_misuse),
         cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_most),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     backend_close(be);

@@ -24,6 +24,7 @@
 #include "core/base/sha256.h"
 #include "core/base/str.h"
 #include "experiments/trace.h"
+#include "experiments/trace_chunks.h"
 
 static char folder[1024];
 
@@ -751,6 +752,33 @@ static void test_raw_bytes(void **state)
     assert_true(trace_raw_bytes(&s) == INT64_MAX);
 }
 
+static void test_memory(void **state)
+{
+    (void)state;
+    trace_spec s = make_spec();
+    const int64_t row = (int64_t)C * F * H * W, map = (int64_t)HEADS * WORDS * F * (H / 2) * (W / 2);
+    assert_int_equal(trace_largest_piece(&s), 4 * (row > map ? row : map));
+    assert_int_equal(trace_sent_bytes(&s), 4 * (row * (S + 1 + S) + map * 3 * 2));
+    int64_t step = 4 * (2 * row + 2 * map), whole = trace_buffer_bytes(&s);      /* two buffers for each piece of a step */
+#if defined(HAVE_HDF5) && TRACE_CHUNKS
+    assert_int_equal(whole, trace_chunks_most((size_t)trace_largest_piece(&s), (size_t)step, 0));
+    assert_true(whole > 0);
+#else
+    assert_true(whole == 0 && step > 0);
+#endif
+    s.latent_type = s.axes.type = TRACE_F16;
+    assert_true(trace_buffer_bytes(&s) <= whole);
+    assert_int_equal(trace_sent_bytes(&s), 4 * (row * (S + 1 + S) + map * 3 * 2));
+    s.n_blocks = F;
+    s.block_frames = 1;
+    assert_int_equal(trace_largest_piece(&s), 4 * (row > map ? row : map) / F);
+    assert_int_equal(trace_sent_bytes(&s), 4 * (row * (S + 1 + S) + map * 3 * 2) / F);
+    s.latents = s.velocity = s.attention = false;
+    assert_int_equal(trace_largest_piece(&s), 0);
+    assert_int_equal(trace_sent_bytes(&s), 0);
+    assert_int_equal(trace_buffer_bytes(&s), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -758,7 +786,7 @@ int main(void)
         cmocka_unit_test(test_parts), cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_large_rows),
         cmocka_unit_test(test_bad_specs), cmocka_unit_test(test_misuse), cmocka_unit_test(test_size_limit),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_bad_places), cmocka_unit_test(test_raw_bytes),
-        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_levels), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

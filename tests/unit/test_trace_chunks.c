@@ -293,10 +293,23 @@ static void test_checksum(void **state)
     assert_int_equal(trace_filter_fletcher32(odd, 3), 0x02020201);
 }
 
+static void test_most(void **state)
+{
+    (void)state;
+    const size_t mib = 1 << 20;
+    assert_int_equal(trace_chunks_most(0, 0, 4), 0);
+    assert_int_equal(trace_chunks_most(mib, 2 * mib, 4), 2 * trace_filter_room(2 * mib));
+    assert_int_equal(trace_chunks_most(mib, 1024 * mib, 4), 8 * 2 * trace_filter_room(mib));      /* two jobs a thread */
+    assert_int_equal(trace_chunks_most(mib, 1024 * mib, 100), TRACE_CHUNKS_THREADS * 2 * 2 * trace_filter_room(mib));
+    assert_int_equal(trace_chunks_most(64 * mib, 10240 * mib, 8), TRACE_CHUNKS_BYTES);
+    assert_int_equal(trace_chunks_most(300 * mib, 10240 * mib, 8), 2 * trace_filter_room(300 * mib));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_checksum), cmocka_unit_test(test_same_as_library),
-                                        cmocka_unit_test(test_any_number_of_threads), cmocka_unit_test(test_failures) };
+                                        cmocka_unit_test(test_any_number_of_threads), cmocka_unit_test(test_failures),
+                                        cmocka_unit_test(test_most) };
     h5_quiet();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
