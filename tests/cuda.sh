@@ -95,6 +95,27 @@ for precision in exact bf16 fp8; do
     done
 done
 
+# several shots, full and sparse, as recorded passes and op by op, and with a block in host memory
+SHOTS=${SHOTS:-experiments/shapes/checkpoint/holocine}
+shots() {    # NAME ARGS...
+    local name=$1
+    shift
+    "$BIN/wanscope" generate --ckpt-dir "$SHOTS" --dit-high-noise "$SHOTS/holocine_shapes.safetensors" --dit-low-noise "$SHOTS/holocine_shapes.safetensors" \
+        --global-caption "a shape on a gray background" --shot-captions "a red circle" "a blue square" "a green triangle" --video-size 128 128 \
+        --video-length 33 --infer-steps 6 --seed 7 --device ${DEVICE:-cuda} --save-path "$TMP/$name.y4m" "$@" >"$TMP/out" 2>&1 || cat "$TMP/out"
+}
+for sparse in false true; do
+    for precision in exact bf16 fp8; do
+        shots shots --sparse $sparse --precision $precision
+        WANSCOPE_CUDA_GRAPHS=0 shots shots.ops --sparse $sparse --precision $precision
+        shots shots.swap --sparse $sparse --precision $precision --blocks-to-swap 1
+        bad=0
+        for how in ops swap; do cmp -s "$TMP/shots.y4m" "$TMP/shots.$how.y4m" || bad=$((bad + 1)); done
+        line "three shots, sparse $sparse, $precision: the same bytes" $((2 - bad)) $bad
+        rm -f "$TMP"/shots*.y4m
+    done
+done
+
 # each of these ends with an error when a second call gives other bytes or NaN; blocks of the real width, few tokens
 for precision in exact bf16 fp8; do
     if "$BIN/wanscope" bench forward vace vae --model 1.3b --size 256x256 --frames 9 --repeat 1 --device cuda --precision $precision >"$TMP/out" 2>&1; then
