@@ -15,7 +15,7 @@ extern "C" {
 }
 
 typedef struct cuda_stream cuda_stream;     /* stream.cu */
-struct attn_work_cache;      /* attention_hopper.cu */
+struct attn_work_cache;      /* attention_lists.cu */
 
 typedef struct cuda_impl {
     int device;
