@@ -132,22 +132,82 @@ out:
     return rc;
 }
 
-int vae_decode(vae *v, const tensor *latents, tensor *video, err *e)
+/* Pictures of which the bands come one after another */
+typedef struct {
+    uint8_t *all;
+    int64_t height, first;      /* of a picture, and of the band's rows */
+    bool last;
+    frame_fn fn;
+    void *user;
+} gathered;
+
+static int gather(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
+{
+    gathered *g = user;
+    size_t row = (size_t)width * 3;
+    uint8_t *picture = g->all + (size_t)(index * g->height) * row;
+    memcpy(picture + (size_t)g->first * row, rgb, (size_t)height * row);
+    return g->last ? g->fn(index, width, (int)g->height, picture, g->user, e) : 0;
+}
+
+int vae_decode_clip(vae *v, const tensor *latents, int bands, frame_fn fn, void *user, err *e)
+{
+    int rc = 0;
+    vae_stream *s = NULL;
+    int64_t index = 0, frames = VAE_TIME * (latents->shape[1] - 1) + 1, width = VAE_SPACE * latents->shape[3];
+    gathered g = { .height = VAE_SPACE * latents->shape[2], .fn = fn, .user = user };
+    bands = vae_stream_bands(v, g.height, bands);
+    if (bands == 1) {
+        TRY(vae_decoder_new(&s, v, e));
+        TRY(vae_decode_rgb(s, latents, &index, fn, user, e));
+        goto out;
+    }
+    if (!(g.all = malloc((size_t)tensor_count(latents) / (size_t)v->cfg.z_dim * VAE_TIME * VAE_SPACE * VAE_SPACE * 3))) {
+        rc = ERR(e, ERR_MEMORY, "no host memory for %" PRId64 " frames of %" PRId64 " x %" PRId64 ", which are decoded in %d bands", frames, width, g.height, bands);
+        goto out;
+    }
+    for (int b = 0; b < bands; b++) {
+        TRY(vae_stream_band(&s, v, g.height, bands, b, e));
+        g.first = s->keep.begin;
+        g.last = b == bands - 1;
+        index = 0;
+        TRY(vae_decode_rgb(s, latents, &index, gather, &g, e));
+        vae_stream_free(s);
+        s = NULL;
+        backend_trim(v->be);      /* the next band has other sizes, for which what is kept for reuse may not serve */
+    }
+out:
+    vae_stream_free(s);
+    free(g.all);
+    return rc;
+}
+
+int vae_decode(vae *v, const tensor *latents, int bands, tensor *video, err *e)
 {
     int rc = 0;
     tensor z = { 0 }, all = { 0 }, frames = { 0 };
     vae_stream *s = NULL;
-    int64_t F = latents->shape[1], at = 0;
+    int64_t F = latents->shape[1], H = VAE_SPACE * latents->shape[2], W = VAE_SPACE * latents->shape[3], n = VAE_TIME * (F - 1) + 1;
     TRY(vae_decode_begin(v, latents, &z, e));
-    TRY(vae_decoder_new(&s, v, e));
-    TRY(TENSOR_NEW(&all, v->be, DT_F32, e, VAE_TIME * (F - 1) + 1, VAE_SPACE * latents->shape[2], VAE_SPACE * latents->shape[3], 3));
-    for (int64_t f = 0; f < F; f++) {
-        tensor one = tensor_rows(&z, f, 1);
-        TRY(vae_decode_next(s, &one, &frames, e));
-        tensor dst = tensor_rows(&all, at, frames.shape[0]);
-        TRY(op_copy(&dst, &frames, e));
-        at += frames.shape[0];
-        tensor_free(&frames);
+    TRY(TENSOR_NEW(&all, v->be, DT_F32, e, n, H, W, 3));
+    tensor rows = TENSOR_AS(&all, n * H, W, 3);
+    bands = vae_stream_bands(v, H, bands);
+    for (int b = 0; b < bands; b++) {
+        vae_rows keep = { 0, H };
+        TRY(bands > 1 ? vae_stream_band(&s, v, H, bands, b, e) : vae_decoder_new(&s, v, e));
+        if (bands > 1)
+            keep = s->keep;
+        for (int64_t f = 0, at = 0; f < F; f++) {
+            tensor one = tensor_rows(&z, f, 1);
+            TRY(vae_decode_next(s, &one, &frames, e));
+            for (int64_t t = 0; t < frames.shape[0]; t++, at++) {
+                tensor src = tensor_rows(&frames, t, 1), dst = tensor_rows(&rows, at * H + keep.begin, keep.end - keep.begin);
+                TRY(op_copy(&dst, &src, e));
+            }
+            tensor_free(&frames);
+        }
+        vae_stream_free(s);
+        s = NULL;
     }
     TRY(op_to_channels_first(video, &all, NULL, NULL, e));
 out:

@@ -29,6 +29,26 @@ int vae_encoder_new(vae_stream **out, vae *v, err *e)
     return stream_new(out, v, false, e);
 }
 
+int vae_stream_bands(const vae *v, int64_t height, int bands)
+{
+    vae_shape list[VAE_MAX_LAYERS];
+    int n = vae_decoder_shapes(&v->cfg, list);
+    return vae_bands_first(list, n) == n || bands < 1 ? 1 : bands > height ? (int)height : bands;
+}
+
+int vae_stream_band(vae_stream **out, vae *v, int64_t height, int bands, int band, err *e)
+{
+    vae_shape list[VAE_MAX_LAYERS];
+    int rc = vae_decoder_new(out, v, e), n = vae_decoder_shapes(&v->cfg, list);
+    if (rc)
+        return rc;
+    vae_stream *s = *out;
+    s->split = vae_bands_first(list, n);
+    s->keep = vae_band(height, bands, band);
+    vae_band_needs(list, s->split, n, height, s->keep, s->need);
+    return 0;
+}
+
 static void history_free(history *h)
 {
     tensor_free(&h->past);
@@ -270,17 +290,43 @@ out:
     return rc;
 }
 
+/* *x, frames that begin with row `at` of theirs, becomes rows r of it. */
+static int cut(tensor *x, int64_t at, vae_rows r, err *e)
+{
+    int rc = 0;
+    int64_t T = x->shape[0], H = x->shape[1], W = x->shape[2], C = x->shape[3], n = r.end - r.begin;
+    tensor all = TENSOR_AS(x, T * H, W, C), out = { 0 };
+    if (n == H)
+        return 0;
+    TRY(like(&out, x, T, n, W, C, e));
+    tensor to = TENSOR_AS(&out, T * n, W, C);
+    for (int64_t t = 0; t < T; t++) {
+        tensor src = tensor_rows(&all, t * H + r.begin - at, n), dst = tensor_rows(&to, t * n, n);
+        TRY(op_copy(&dst, &src, e));
+    }
+    tensor_free(x);
+    *x = out;
+    return 0;
+out:
+    tensor_free(&out);
+    return rc;
+}
+
 static int run_layers(vae_stream *s, int first, int end, tensor *y, err *e)
 {
     int rc = 0;
     for (int i = first; i < end && !rc; i++) {
         const vae_layer *l = &s->side->layers[i];
+        if (s->keep.end && i == s->split && (rc = cut(y, 0, s->need[i], e)))
+            break;
         switch (l->kind) {
         case VAE_RES: rc = run_res(l, s->past[i], y, e); break;
         case VAE_ATTN: rc = run_attn(l, y, e); break;
         case VAE_UP: rc = run_up(s, l, s->past[i], y, e); break;
         case VAE_DOWN: rc = run_down(s, l, s->past[i], y, e); break;
         }
+        if (!rc && s->keep.end && i >= s->split && l->kind == VAE_UP)      /* what lies further out than any layer behind sees */
+            rc = cut(y, 2 * s->need[i].begin, s->need[i + 1], e);
     }
     return rc;
 }
@@ -302,7 +348,11 @@ static int run_tail(vae_stream *s, int first, tensor *y, tensor *out, err *e)
         rc = op_pixel_norm(&h, y, &s->side->norm_out, ACT_SILU, e);
         *y = h;
     }
-    return rc ? rc : cached_conv(out, DT_F32, y, &s->side->conv_out, &s->past_out, NULL, NULL, e);
+    if (!rc)
+        rc = cached_conv(out, DT_F32, y, &s->side->conv_out, &s->past_out, NULL, NULL, e);
+    if (!rc && s->keep.end)
+        rc = cut(out, s->need[s->side->n_layers].begin, s->keep, e);
+    return rc;
 }
 
 /* Copies the result of frame t to its place in *all, which is made with the first. */
