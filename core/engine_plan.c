@@ -183,8 +183,8 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
         p->vae = values_of(g->vae_file) * (int64_t)dtype_size(g->prec->vae);
         for (int bands = 1; bands <= MOST_BANDS; bands++)
             p->decode[bands] = engine_decode_bytes(g, r, &v, bands);
-        /* not for a causal clip, whose blocks are decoded one after another; not where VACE encodes, whole; in f32 the bytes might differ */
-        if (!p->causal && !vace && g->prec->vae != DT_F32)
+        /* not for a causal clip, whose blocks are decoded one after another; not with VACE, which encodes whole; in f32 the bytes might differ */
+        if (!p->causal && !vace && !r->vace && !r->vace_references && !r->n_vace_scale && g->prec->vae != DT_F32)
             p->bands = MOST_BANDS;
     }
     return 0;

@@ -6,7 +6,8 @@
  *
  * Frames, histories and convolution weights have the type precision.vae where the backend computes in it (sums, norms, biases, the
  * pictures and the latents stay f32), otherwise f32. In bf16 the layers without a change of frame rate at full size see one frame
- * at a time: at 832 x 480 the history of a decoder is 1.9 GB and its temporaries under 0.6 GB, however long the clip.
+ * at a time: at 832 x 480 the history of a decoder is 1.9 GB and its temporaries under 0.6 GB, however long the clip. A clip that is there as
+ * a whole can be decoded within less, in bands of rows: vae_decode_clip().
  */
 #ifndef WANSCOPE_VAE_H
 #define WANSCOPE_VAE_H
