@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-enum { ATTN8_HEAD = 128, ATTN8_BLOCK = 128, ATTN8_CHUNK = 256 };      /* channels; keys that share factors; keys of one partial sum of the mean */
+enum { ATTN8_HEAD = 128, ATTN8_BLOCK = 128, ATTN8_CHUNK = 128 };      /* channels; keys that share factors; keys of one partial sum of the mean */
 
 typedef struct attn8 {
     int64_t n_q, n_k, padded, blocks, chunks;      /* padded: n_k in whole blocks */

@@ -24,6 +24,7 @@ __global__ static void __launch_bounds__(256) part_rows(float *part, const bf16 
     int64_t column = (int64_t)blockIdx.x * COLUMNS + at, first = (int64_t)blockIdx.y * ATTN8_CHUNK, end = first + ATTN8_CHUNK < n ? first + ATTN8_CHUNK : n;
     float sum[RUN] = { 0 }, most[RUN] = { 0 };
     if (column < width)
+#pragma unroll 4
         for (int64_t row = first + lane; row < end; row += LANES) {
             float x[RUN], y[RUN];
             load_run<RUN>(x, k + row * width + column);
@@ -52,15 +53,26 @@ __global__ static void __launch_bounds__(256) part_rows(float *part, const bf16 
     }
 }
 
-__global__ static void __launch_bounds__(128) join_parts(float *mean, float *v_scale, const float *part, int64_t chunks, int64_t n, int64_t width)
+/* 32 columns a block; each of eight warps takes a run of the chunks, and the runs are joined in order */
+__global__ static void __launch_bounds__(256) join_parts(float *mean, float *v_scale, const float *part, int64_t chunks, int64_t n, int64_t width)
 {
-    int64_t column = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    __shared__ float shared[8][2][32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t column = (int64_t)blockIdx.x * 32 + lane, end = chunks * (warp + 1) / 8;
     float s = 0, m = 0;
-    if (column >= width)
-        return;
-    for (int64_t i = 0; i < chunks; i++) {
+#pragma unroll 8
+    for (int64_t i = chunks * warp / 8; i < end; i++) {
         s += part[i * 2 * width + column];
         m = max_nan(m, part[i * 2 * width + width + column]);
+    }
+    shared[warp][0][lane] = s;
+    shared[warp][1][lane] = m;
+    __syncthreads();
+    if (warp)
+        return;
+    for (int w = 1; w < 8; w++) {
+        s += shared[w][0][lane];
+        m = max_nan(m, shared[w][1][lane]);
     }
     mean[column] = s / (float)n;
     v_scale[column] = m == 0 ? 1.0f : m / 448.0f;
@@ -96,8 +108,8 @@ __global__ static void __launch_bounds__(256) quantise_q(int8_t *out, float *sca
 /* a block of 128 keys of one head; two threads a key */
 __global__ static void __launch_bounds__(256) quantise_k(int8_t *out, float *scale, const bf16 *k, const float *mean, int64_t n, int heads)
 {
-    __shared__ float row_max[ATTN8_BLOCK], factor[4];
-    int r = threadIdx.x / 2, half = threadIdx.x % 2, head = blockIdx.y;
+    __shared__ float warp_most[8][4];
+    int r = threadIdx.x / 2, half = threadIdx.x % 2, group = r % 8 / 2, head = blockIdx.y;
     int64_t row = (int64_t)blockIdx.x * ATTN8_BLOCK + r, width = (int64_t)heads * D, at = row * width + head * D + 64 * half;
     const float *m = mean + head * D + 64 * half;
     float x[64], most = 0;
@@ -109,22 +121,20 @@ __global__ static void __launch_bounds__(256) quantise_k(int8_t *out, float *sca
             most = max_nan(most, fabsf(x[i]));
         }
     }
-    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 1));
-    if (half == 0)
-        row_max[r] = most;
+    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 1));       /* the halves of a key, */
+    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 2));       /* its neighbour, */
+    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 16));      /* the same pair of the next eight keys */
+    if ((threadIdx.x & 19) == 0)
+        warp_most[threadIdx.x / 32][group] = most;
     __syncthreads();
-    if (threadIdx.x < 4) {
-        float all = 0;
-        for (int j = 0; j < ATTN8_BLOCK; j++)
-            if (j % 8 / 2 == (int)threadIdx.x)
-                all = max_nan(all, row_max[j]);
-        factor[threadIdx.x] = all == 0 ? 1.0f : all / 127.0f;
-        scale[((int64_t)head * gridDim.x + blockIdx.x) * 4 + threadIdx.x] = factor[threadIdx.x];
-    }
-    __syncthreads();
+    for (int w = 0; w < 8; w++)
+        most = max_nan(most, warp_most[w][group]);
+    const float factor = most == 0 ? 1.0f : most / 127.0f;
+    if (threadIdx.x < 16 && threadIdx.x % 4 == 0)
+        scale[((int64_t)head * gridDim.x + blockIdx.x) * 4 + group] = factor;
     if (row >= n)
         return;
-    float inverse = 1.0f / factor[r % 8 / 2];
+    const float inverse = 1.0f / factor;
 #pragma unroll
     for (int i = 0; i < 64; i += 16) {
         uint4 packed;
@@ -143,7 +153,10 @@ __global__ static void __launch_bounds__(256) quantise_v(uint8_t *out, const flo
     int r = threadIdx.x / 2, half = threadIdx.x % 2, head = blockIdx.y;
     int64_t row = (int64_t)blockIdx.x * ATTN8_BLOCK + r, width = (int64_t)heads * D;
     int within = r % 16, place = r - within + (within % 8 / 2) * 4 + within / 8 * 2 + within % 2;      /* the inverse of ORDER */
-    const float *s = scale + head * D + 64 * half;
+    __shared__ float inverse[D];
+    if (threadIdx.x < D)
+        inverse[threadIdx.x] = 1.0f / scale[head * D + threadIdx.x];
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < 64; i += RUN) {
         float x[RUN] = { 0 };
@@ -151,7 +164,7 @@ __global__ static void __launch_bounds__(256) quantise_v(uint8_t *out, const flo
             load_run<RUN>(x, v + row * width + head * D + 64 * half + i);
 #pragma unroll
         for (int j = 0; j < RUN; j++)
-            turned[64 * half + i + j][place] = (uint8_t)__nv_cvt_float_to_fp8(x[j] / __ldg(s + i + j), __NV_SATFINITE, __NV_E4M3);
+            turned[64 * half + i + j][place] = (uint8_t)__nv_cvt_float_to_fp8(x[j] * inverse[64 * half + i + j], __NV_SATFINITE, __NV_E4M3);
     }
     __syncthreads();
     int channel = threadIdx.x / 2;
@@ -170,7 +183,7 @@ int attn8_quantise(backend *be, const attn8 *t, const attn_args *a, err *e)
     const bf16 *q = (const bf16 *)a->q->data, *k = (const bf16 *)a->k->data, *v = (const bf16 *)a->v->data;
     dim3 tiles((unsigned)t->blocks, (unsigned)t->heads);
     part_rows<<<dim3(blocks_for(width, COLUMNS), (unsigned)t->chunks), 256, 0, s>>>(t->part, k, v, t->n_k, width);
-    join_parts<<<blocks_for(width, 128), 128, 0, s>>>(t->k_mean, t->v_scale, t->part, t->chunks, t->n_k, width);
+    join_parts<<<blocks_for(width, 32), 256, 0, s>>>(t->k_mean, t->v_scale, t->part, t->chunks, t->n_k, width);
     quantise_q<<<blocks_for(t->n_q * t->heads, 8), 256, 0, s>>>(t->q, t->q_scale, q, t->n_q, t->heads, (float)((double)a->scale * 1.4426950408889634));
     quantise_k<<<tiles, 256, 0, s>>>(t->k, t->k_scale, k, t->k_mean, t->n_k, t->heads);
     quantise_v<<<tiles, 256, 0, s>>>(t->v, t->v_scale, v, t->n_k, t->heads, t->padded);

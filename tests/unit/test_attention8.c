@@ -342,9 +342,9 @@ static void layout(void **state)      /* needs no device: nothing overlaps, and 
     attn8_place(&t, base, 300, 700, 3);
     assert_int_equal(t.blocks, 6);
     assert_int_equal(t.padded, 768);
-    assert_int_equal(t.chunks, 3);
+    assert_int_equal(t.chunks, 6);
     const struct { void *at; int64_t bytes; } part[] = { { t.q, 300 * 384 }, { t.k, 700 * 384 }, { t.v, 768 * 384 }, { t.q_scale, 300 * 3 * 4 },
-                                                         { t.k_scale, 6 * 4 * 3 * 4 }, { t.v_scale, 384 * 4 }, { t.k_mean, 384 * 4 }, { t.part, 3 * 2 * 384 * 4 } };
+                                                         { t.k_scale, 6 * 4 * 3 * 4 }, { t.v_scale, 384 * 4 }, { t.k_mean, 384 * 4 }, { t.part, 6 * 2 * 384 * 4 } };
     int64_t at = 0;
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         assert_true((char *)part[i].at == base + at);
