@@ -55,7 +55,7 @@ int runner_need_condition(runner *r, err *e)
                              r->inputs.control, r->inputs.mask };
     if (!rc)
         rc = engine_vace_encode(r->g, &in, &r->condition, e);
-    if (!rc)
+    if (!rc && !r->info.causal)      /* a causal run encodes them as it comes to them */
         vace_inputs_release(&r->inputs);
     return rc;
 }

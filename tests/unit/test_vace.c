@@ -538,37 +538,41 @@ static void test_blocks(void **state)
 {
     (void)state;
     enum { T = 6, PLANE = 4, N = 3 };
-    backend *be;
+    engine g = { .be = NULL };
     tensor t;
     float *v;
-    vace_condition c = { .latent_frames = T, .plane = PLANE, .width = 16, .height = 16, .frames = 4 * T - 3, .n_references = 2 };
-    DO(backend_open(&be, "cpu", e));
-    c.host = malloc(96 * T * PLANE * sizeof(float));
+    vace_condition c = { .latent_frames = T, .done = T, .plane = PLANE, .width = 16, .height = 16, .frames = 4 * T - 3, .n_references = 2 };
+    DO(backend_open(&g.be, "cpu", e));
+    c.latents = malloc(32 * T * PLANE * sizeof(float));
     c.references = malloc(16 * 2 * PLANE * sizeof(float));
+    float *folded = malloc(64 * T * PLANE * sizeof(float));
     for (int k = 0; k < 96; k++)
         for (int f = 0; f < T; f++)
             for (int i = 0; i < PLANE; i++)
-                c.host[(k * T + f) * PLANE + i] = (float)(1000 * k + 10 * f + i);
+                *(k < 32 ? &c.latents[(f * 32 + k) * PLANE + i] : &folded[(f * 64 + k - 32) * PLANE + i]) = (float)(1000 * k + 10 * f + i);
     for (int i = 0; i < 16 * 2 * PLANE; i++)
         c.references[i] = (float)-1 - (float)i;
     for (int controlled = 0; controlled < 2; controlled++)
         for (int first = 0; first < T; first += N) {
             int shown = controlled && first ? 0 : 2;
             c.controlled = controlled;
-            DO(vace_condition_block(&c, be, first, N, &t, e));
+            c.folded = controlled ? folded : NULL;
+            DO(vace_condition_block(&c, &g, first, N, &t, e));
             assert_true(t.ndim == 4 && t.shape[0] == 96 && t.shape[1] == N && t.shape[2] == 2 && t.shape[3] == 2);
             v = t.data;
             for (int k = 0; k < 96; k++)
                 for (int f = 0; f < N; f++)
                     for (int i = 0; i < PLANE; i++) {
-                        float want = f >= shown ? (float)(1000 * k + 10 * (first + f) + i) : k < 16 ? (float)-1 - (float)((f * 16 + k) * PLANE + i) : 0.0f;
+                        float said = k < 32 || controlled ? (float)(1000 * k + 10 * (first + f) + i) : 1;      /* no mask: made everywhere */
+                        float want = f >= shown ? said : k < 16 ? (float)-1 - (float)((f * 16 + k) * PLANE + i) : 0.0f;
                         assert_true(v[(k * N + f) * PLANE + i] == want);
                     }
             tensor_free(&t);
         }
-    free(c.host);
+    free(c.latents);
     free(c.references);
-    backend_close(be);
+    free(folded);
+    backend_close(g.be);
 }
 
 int main(void)
