@@ -222,11 +222,12 @@ int engine_vace_follow(engine *g, const vace_inputs *in, const vace_source *from
         return ERR(e, ERR_MEMORY, "no memory for the conditions of a video");
     c->width = size.width = in->width;
     c->height = size.height = in->height;
-    c->frames = size.frames = in->frames;
+    c->frames = in->frames;
+    size.frames = g->causal && in->frames % VAE_TIME == 1 ? 1 : in->frames;      /* as long as its run may be */
     c->n_references = in->n_references;
     TRY(engine_check_vace(g, e));
     TRY(engine_latent_shape(g, &size, shape, e));
-    c->latent_frames = shape[1];
+    c->latent_frames = (in->frames - 1) / VAE_TIME + 1;
     c->plane = shape[2] * shape[3];
     TRY(check_values(in->control, 0, in->frames, plane, 3, "the control video", e));
     TRY(check_values(in->mask, 0, in->frames, plane, 1, "the mask", e));
