@@ -45,7 +45,7 @@ int runner_prepare(runner *r, err *e)
     return rc;
 }
 
-/* Encoded once for all runs. */
+/* Encoded once for all runs; with a causal model block by block, during the first. */
 int runner_need_condition(runner *r, err *e)
 {
     if (!r->conditioned || r->condition)
