@@ -178,8 +178,11 @@ int vace_condition_block(vace_condition *c, engine *g, int64_t first, int64_t n,
     *out = (tensor){ 0 };
     while (!c->failed.kind && c->done < first + n)
         (void)err_at(&c->failed, encode_next(g, c, &c->failed), "while encoding the conditions of a block");
-    if (c->failed.kind)
+    if (c->failed.kind) {
+        vace_stream_free(c->stream);
+        c->stream = NULL;
         return ERR(e, c->failed.kind, "%s", c->failed.text);
+    }
     if (!(host = malloc((size_t)(VACE_CHANNELS * n * plane) * sizeof *host)))
         return ERR(e, ERR_MEMORY, "no memory for the conditions of a block");
     for (int64_t k = 0; k < VACE_CHANNELS; k++)
