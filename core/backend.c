@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/attention8.h"
+
 /* The argument checks shared by all backends. A failing check is our own bug, never a user's: users' shapes are checked
  * where files and flags are read. It still ends in a sentence, not in a crash. */
 
@@ -282,6 +284,9 @@ int op_attention(const attn_args *a, err *e)
     NEED(a->q->dtype == a->k->dtype && a->q->dtype == a->v->dtype && a->q->dtype == a->out->dtype, "types differ", a->q, a->out);
     NEED(!a->lse || (a->lse->dtype == DT_F32 && a->lse->shape[0] == a->n_heads && tensor_cols(a->lse) == tensor_nrows(a->q)),
          "log-sum-exp does not fit", a->lse, a->q);
+    NEED(!a->room8 || (a->room8->dtype == DT_U8 && tensor_cols(a->room8) >= attn8_bytes(tensor_nrows(a->q), tensor_nrows(a->k), a->n_heads,
+                                                                                       (int)(tensor_cols(a->q) / a->n_heads))),
+         "the scratch for 8 bits is too small", a->room8, a->q);
     int rc = check_plan(op, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), a->q, e);
     return rc ? rc : a->out->be->ops->attention(a->out->be, a, e);
 }

@@ -50,6 +50,8 @@ typedef struct attn_args {
     attn_plan plan;
     const tensor *rel_bias;          /* [N, 2*span-1] f32 or NULL: added to the score of (i, j) at column j-i+span-1 */
     tensor *lse;                     /* f32 [N, Lq] or NULL: receives log(sum over the visible keys of exp(score)) of every query */
+    tensor *room8;                   /* scratch, u8 [1, attn8_bytes() (core/attention8.h) or more], or NULL. With it the products may be of 8 bits (scores */
+                                     /* of int8, probabilities and values of e4m3) where the backend can for this plan and these shapes and lse is NULL */
 } attn_args;
 
 /* Attention probabilities of chosen key columns, for capture: out[h or 0][w][i] = sum over the columns c of word w of

@@ -260,12 +260,13 @@ int engine_clip_load(engine_clip *c, const char *path, const char *identity, err
 
 /* ---- device memory ---- */
 
-/* What a run takes on the device, and what is done to make it fit. The run allocates by this plan. Bytes; all 0 but blocks_to_swap,
+/* What a run takes on the device, and what is done to make it fit. The run allocates by this plan. Bytes; all 0 but blocks_to_swap, decode_bands,
  * host_bytes and the parts' sizes on the CPU. */
 typedef struct engine_memory {
     int blocks_to_swap;          /* of each expert, in host memory (core/dit/dit_swap.h) */
     bool streams_text;           /* the text encoder is read from its file layer by layer for every prompt */
     bool releases_vae;           /* the VAE is loaded for every use */
+    int decode_bands;            /* the decoder makes a picture in so many bands of rows (core/vae/vae.h), the same bytes; 1: whole */
     bool one_expert;             /* of two experts one is open at a time, and read from its file when its turn comes */
     int64_t runtime_bytes;       /* CUDA itself: context, code, libraries */
     int64_t dit_bytes;           /* weights of the diffusion model that stay */
@@ -295,7 +296,7 @@ typedef struct engine_cost {
     double flops_decode;
     int64_t weight_bytes;        /* of all parts, as held by this engine */
     int64_t activation_bytes;    /* peak of denoising */
-    int64_t decode_bytes;        /* peak of decoding */
+    int64_t decode_bytes;        /* peak of decoding, pictures made whole */
     engine_memory memory;        /* the plan, also where it does not fit */
 } engine_cost;
 int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err *e);

@@ -92,8 +92,8 @@ int engine_need_dit(engine *g, int expert, err *e);
 void engine_settle(engine *g);
 /* After the VAE was used: closed where the plan says so. */
 void engine_leave_vae(engine *g);
-/* Peak of decoding beside the VAE's weights. */
-int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v);
+/* Peak of decoding in `bands` bands, beside the VAE's weights. */
+int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v, int bands);
 
 /* A prompt's rows through the text embedding of a DiT: *context is made when empty, [text_len, dim]. */
 int engine_embed(engine *g, const prompt *p, int expert, tensor *context, err *e);

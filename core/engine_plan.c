@@ -12,12 +12,16 @@ enum { MIB = 1 << 20 };
 static const int64_t RUNTIME_OPEN = 595LL * MIB, RUNTIME_LATER = 120LL * MIB;
 /* Kept free below a limit: the plan is good to about 1 %. */
 static const int64_t SPARE = 32LL * MIB;
+/* Bands of a decode: each is most of a fifth of its time again. Beyond FEW, blocks leave first, which costs less. */
+enum { FEW_BANDS = 4, MOST_BANDS = 8 };
 
 typedef struct {
     dit_sizes z;
     umt5_sizes text;
     int experts, layers, hints;
-    int64_t vae, decode, latents;
+    int64_t vae, latents;
+    int64_t decode[MOST_BANDS + 1];      /* in so many bands; [0] unused */
+    int bands;                           /* at most: 1 where the decoder cannot or may not make bands */
     bool causal;
 } parts;
 
@@ -28,15 +32,18 @@ static int64_t most(int64_t a, int64_t b)
 
 /* In frames of full size and `dim` channels: what the convolutions remember, and what is at work. In bf16 measured on an H200 at 832 x 480 and
  * 1280 x 720 (35.4); in f32, where a chunk of four frames goes through whole, counted from the allocations (36) with the same share for
- * the granularity of memory, and on a GPU the scratch of a convolution. */
-int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v)
+ * the granularity of memory, and on a GPU the scratch of a convolution. What bands save is counted (at 832 x 480 23 of the 35.4 are of the layers
+ * that go band by band) and not yet measured: the share for granularity is left as it is without bands. */
+int64_t engine_decode_bytes(const engine *g, const run_params *r, const vae_config *v, int bands)
 {
-    int64_t frame = (int64_t)r->width * r->height * v->dim * v->mult[0] * (int64_t)dtype_size(g->prec->vae);
-    return g->prec->vae == DT_F32 ? frame * 41 + (g->be->ops->memory ? 256 * MIB : 0) : frame * 354 / 10;
+    int64_t size = (int64_t)dtype_size(g->prec->vae), frame = (int64_t)r->width * r->height * v->dim * v->mult[0] * size;
+    if (g->prec->vae == DT_F32)
+        return frame * 41 + (g->be->ops->memory ? 256 * MIB : 0);
+    return frame * 354 / 10 - size * (vae_banded_values(v, r->width, r->height, 1) - vae_banded_values(v, r->width, r->height, bands));
 }
 
-/* Everything that depends on the choices in *m. */
-static void compose(const parts *p, engine_memory *m)
+/* Everything that depends on the choices in *m. Is decoding all that takes so much? */
+static bool compose(const parts *p, engine_memory *m)
 {
     int n = m->blocks_to_swap, experts = m->one_expert ? 1 : p->experts;
     int hints = n ? (n * p->hints + p->layers - 1) / p->layers : 0;      /* as dit_add_vace() */
@@ -49,14 +56,15 @@ static void compose(const parts *p, engine_memory *m)
     m->text_kept_bytes = m->streams_text ? 0 : p->text.all;
     m->text_bytes = (m->streams_text ? p->text.layer : p->text.all) + p->text.work;
     m->vae_bytes = p->vae;
-    m->decode_bytes = p->decode;
+    m->decode_bytes = p->decode[m->decode_bands];
     int64_t vae_kept = m->releases_vae ? 0 : p->vae;
     int64_t encode = m->dit_bytes + vae_kept + m->text_bytes;
     int64_t denoise = m->dit_bytes + vae_kept + m->text_kept_bytes + m->slot_bytes + m->work_bytes + m->latent_bytes;
-    int64_t decode = m->dit_bytes + p->vae + m->text_kept_bytes + p->decode + p->latents;
+    int64_t decode = m->dit_bytes + p->vae + m->text_kept_bytes + m->decode_bytes + p->latents;
     if (p->causal)      /* blocks are decoded while the clip goes on */
-        denoise += p->decode;
+        denoise += m->decode_bytes;
     m->device_bytes = m->runtime_bytes + most(encode, most(denoise, decode));
+    return m->runtime_bytes + most(encode, denoise) + SPARE <= m->limit_bytes;
 }
 
 static int64_t host_free(void)
@@ -72,14 +80,20 @@ static int64_t host_free(void)
     return kib < 0 ? INT64_MAX : kib * 1024;
 }
 
-static bool fits(const parts *p, engine_memory *m)
+/* In the fewest bands, up to `bands`, with which it does. */
+static bool fits(const parts *p, engine_memory *m, int bands)
 {
-    compose(p, m);
-    return m->device_bytes + SPARE <= m->limit_bytes;
+    for (m->decode_bands = 1;; m->decode_bands++) {
+        bool others = compose(p, m);
+        if (m->device_bytes + SPARE <= m->limit_bytes)
+            return true;
+        if (m->decode_bands >= bands || m->decode_bands >= p->bands || !others)
+            return false;
+    }
 }
 
-/* The first of these that fits: as asked for; without what is used now and then; with as few blocks swapped as must be; with one
- * expert at a time, which costs reading the other. */
+/* The first of these that fits: as asked for; without what is used now and then; with as few blocks swapped as must be; decoding in more
+ * bands; with one expert at a time, which costs reading the other. Where only decoding does not fit, each of them goes with a few bands. */
 static bool choose(const engine *g, const parts *p, engine_memory *m, int64_t host)
 {
     bool may = g->offload != ENGINE_OFFLOAD_NONE, all = g->offload == ENGINE_OFFLOAD_ALL;
@@ -87,23 +101,24 @@ static bool choose(const engine *g, const parts *p, engine_memory *m, int64_t ho
     for (int released = all; released <= may; released++) {
         m->streams_text = m->releases_vae = released;
         m->releases_vae &= !p->causal;      /* a clip holds on to it */
-        if (fits(p, m))
+        if (fits(p, m, FEW_BANDS))
             return true;
     }
     for (int one = 0; one <= (may && p->experts > 1); one++) {
         m->one_expert = one;
-        for (int n = g->blocks_to_swap ? g->blocks_to_swap : 1; n <= (g->blocks_to_swap ? g->blocks_to_swap : p->layers); n++) {
-            m->blocks_to_swap = n;
-            if (fits(p, m) && m->host_bytes < host)
-                return true;
-        }
+        for (int bands = FEW_BANDS; bands <= MOST_BANDS; bands += MOST_BANDS - FEW_BANDS)
+            for (int n = g->blocks_to_swap ? g->blocks_to_swap : 1; n <= (g->blocks_to_swap ? g->blocks_to_swap : p->layers); n++) {
+                m->blocks_to_swap = n;
+                if (fits(p, m, bands) && m->host_bytes < host)
+                    return true;
+            }
     }
     return false;
 }
 
 static int no_room(const engine *g, const run_params *r, const parts *p, engine_memory *m, err *e)
 {
-    char how[160];
+    char how[160], bands[32] = "";
     const char *why = g->memory_budget && g->memory_budget <= m->limit_bytes ? "memory.budget" : "free on the device";
     int64_t host = host_free();
     if (m->device_bytes + SPARE <= m->limit_bytes)
@@ -112,16 +127,18 @@ static int no_room(const engine *g, const run_params *r, const parts *p, engine_
     if (g->blocks_to_swap && g->blocks_to_swap < p->layers) {
         engine_memory auto_choice = *m;
         auto_choice.blocks_to_swap = p->layers;
-        snprintf(how, sizeof how, fits(p, &auto_choice) ? "raise memory.blocks_to_swap (0 chooses it)" : "use fewer frames or a smaller size");
+        snprintf(how, sizeof how, fits(p, &auto_choice, MOST_BANDS) ? "raise memory.blocks_to_swap (0 chooses it)" : "use fewer frames or a smaller size");
     } else {
         snprintf(how, sizeof how, g->offload == ENGINE_OFFLOAD_NONE ? "set memory.offload to auto, use fewer frames or a smaller size"
                                                                     : "use fewer frames or a smaller size");
     }
+    if (m->decode_bands > 1)
+        snprintf(bands, sizeof bands, " in %d bands", m->decode_bands);
     return ERR(e, ERR_MEMORY, "%s: a video of %d x %d with %d frames needs %" PRId64 " MiB of device memory with %d of %d transformer blocks swapped "
-               "(activations %" PRId64 ", blocks on their way %" PRId64 ", other weights %" PRId64 ", text encoder %" PRId64 ", decoding %" PRId64 ", CUDA itself %" PRId64
+               "(activations %" PRId64 ", blocks on their way %" PRId64 ", other weights %" PRId64 ", text encoder %" PRId64 ", decoding %" PRId64 "%s, CUDA itself %" PRId64
                "), and %" PRId64 " MiB may be used (%s): %s, or raise memory.budget", g->be->device, r->width, r->height, r->frames, (m->device_bytes + SPARE) / MIB,
                m->blocks_to_swap, p->layers, (m->work_bytes + m->latent_bytes) / MIB, m->slot_bytes / MIB, m->dit_bytes / MIB, m->text_bytes / MIB,
-               (m->vae_bytes + m->decode_bytes) / MIB, m->runtime_bytes / MIB, m->limit_bytes / MIB, why, how);
+               (m->vae_bytes + m->decode_bytes) / MIB, bands, m->runtime_bytes / MIB, m->limit_bytes / MIB, why, how);
 }
 
 static int64_t values_of(const ckpt *c)
@@ -142,7 +159,7 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
     const ckpt_tensor *table = ckpt_find(g->dit_file[0], "time_projection.1.weight");
     bool vace = run_has_vace(g, r) || g->vace_loaded;
     int64_t frame = shape[2] / 2 * (shape[3] / 2), frames = shape[1], groups = 1, kept = 0;
-    *p = (parts){ .experts = g->dit_file[1] ? 2 : 1, .layers = c->num_layers, .hints = vace ? c->n_vace_layers : 0, .causal = g->causal && r->causal };
+    *p = (parts){ .experts = g->dit_file[1] ? 2 : 1, .layers = c->num_layers, .hints = vace ? c->n_vace_layers : 0, .bands = 1, .causal = g->causal && r->causal };
     if (p->causal) {
         int64_t window = r->causal->window == -1 ? shape[1] : r->causal->window;
         frames = groups = r->causal->block;
@@ -164,7 +181,11 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
         if ((rc = vae_config_detect(&v, g->vae_file, e)))
             return rc;
         p->vae = values_of(g->vae_file) * (int64_t)dtype_size(g->prec->vae);
-        p->decode = engine_decode_bytes(g, r, &v);
+        for (int bands = 1; bands <= MOST_BANDS; bands++)
+            p->decode[bands] = engine_decode_bytes(g, r, &v, bands);
+        /* not for a causal clip, whose blocks are decoded one after another; not with VACE, which encodes whole; in f32 the bytes might differ */
+        if (!p->causal && !vace && !r->vace && !r->vace_references && !r->n_vace_scale && g->prec->vae != DT_F32)
+            p->bands = MOST_BANDS;
     }
     return 0;
 }
@@ -172,7 +193,7 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
 int engine_plan_memory(const engine *g, const run_params *r, engine_memory *out, err *e)
 {
     parts p;
-    *out = (engine_memory){ 0 };
+    *out = (engine_memory){ .decode_bands = 1 };
     int rc = measure(g, r, &p, e);
     if (rc)
         return rc;
@@ -209,10 +230,14 @@ int engine_prepare(engine *g, const run_params *r, err *e)
         umt5_close(g->t5);
         g->t5 = NULL;
     }
-    if (g->free_at_open >= 0 && (other || m.streams_text != g->memory.streams_text || m.one_expert != g->memory.one_expert))
-        log_msg(LOG_INFO, "%s: %" PRId64 " MiB of device memory%s; %d of %d transformer blocks stream from host memory%s%s", g->be->device, m.device_bytes / MIB,
+    char bands[48] = "";
+    if (m.decode_bands > 1)
+        snprintf(bands, sizeof bands, ", frames are decoded in %d bands of rows", m.decode_bands);
+    if (g->free_at_open >= 0 && (other || m.streams_text != g->memory.streams_text || m.one_expert != g->memory.one_expert ||
+                                 m.decode_bands != most(1, g->memory.decode_bands)))
+        log_msg(LOG_INFO, "%s: %" PRId64 " MiB of device memory%s; %d of %d transformer blocks stream from host memory%s%s%s", g->be->device, m.device_bytes / MIB,
                 g->memory_budget ? " within memory.budget" : "", m.blocks_to_swap, g->dit_cfg.num_layers,
-                m.streams_text ? ", the text encoder from its file" : "", m.one_expert ? ", one expert is open at a time" : "");
+                m.streams_text ? ", the text encoder from its file" : "", m.one_expert ? ", one expert is open at a time" : "", bands);
     g->memory = m;
     engine_leave_vae(g);
     backend_trim(g->be);

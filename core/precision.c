@@ -5,9 +5,9 @@
 #include "core/backend.h"
 
 static const precision policies[] = {
-    { "exact", DT_F32, DT_F32, DT_COUNT, DT_COUNT, DT_F32 },
-    { "bf16", DT_F32, DT_BF16, DT_BF16, DT_BF16, DT_BF16 },
-    { "fp8", DT_F32, DT_BF16, DT_BF16, DT_F8_E4M3, DT_BF16 },
+    { "exact", DT_F32, DT_F32, DT_COUNT, DT_COUNT, DT_F32, DT_F32 },
+    { "bf16", DT_F32, DT_BF16, DT_BF16, DT_BF16, DT_BF16, DT_BF16 },
+    { "fp8", DT_F32, DT_BF16, DT_BF16, DT_F8_E4M3, DT_F8_E4M3, DT_BF16 },
 };
 
 int precision_find(const precision **out, const char *name, err *e)

@@ -10,7 +10,7 @@
  * code, the op that does so says it. The VAE computes in bf16 with f32 accumulation (official: f32 with TF32 products).
  *
  * fp8: as bf16, but the matrices of the blocks are held and multiplied in e4m3 with a scale a row of the weight and a row of the
- * activations. */
+ * activations, and self-attention over all keys multiplies in 8 bits: int8 scores, e4m3 probabilities and values. */
 #ifndef WANSCOPE_PRECISION_H
 #define WANSCOPE_PRECISION_H
 
@@ -23,6 +23,7 @@ typedef struct precision {
     dtype act;        /* inputs and outputs of matrix products, q, k, v */
     dtype weight;     /* matrices; DT_COUNT: as in the file, widened exactly where they are used */
     dtype block;      /* the matrices of the transformer's blocks */
+    dtype attn;       /* DT_F8_E4M3: self-attention multiplies in 8 bits where the device can (core/attention8.h); else as act */
     dtype vae;        /* frames and convolutions of the VAE */
 } precision;
 

@@ -346,14 +346,9 @@ out:
 
 int engine_decode(engine *g, const tensor *latents, frame_fn fn, void *user, err *e)
 {
-    vae_stream *s = NULL;
-    int64_t index = 0;
     int rc = engine_need_vae(g, e);
     if (!rc)
-        rc = vae_decoder_new(&s, g->vae, e);
-    if (!rc)
-        rc = vae_decode_rgb(s, latents, &index, fn, user, e);
-    vae_stream_free(s);
+        rc = vae_decode_clip(g->vae, latents, g->memory.decode_bands, fn, user, e);
     engine_leave_vae(g);
     return rc;
 }
@@ -410,7 +405,7 @@ int engine_forecast(const engine *g, const run_params *r, engine_cost *out, err 
         double per = 27 * (6 * c0 * c0) + 27 * (6 * c1 * c1) / 4 + 27 * (5.5 * c2 * c2) / 32 + 27 * (10 * c3 * c3) / 256 +
                      9 * c1 * c0 + 9 * c2 * c2 / 2 / 4 + 9 * c3 * c3 / 2 / 32;
         out->flops_decode = 2 * pixels * per;
-        out->decode_bytes = engine_decode_bytes(g, r, &v);
+        out->decode_bytes = engine_decode_bytes(g, r, &v, 1);
     }
     ckpt *files[6] = { g->dit_file[0], g->dit_file[1], g->t5_file, g->vae_file, g->vace_file, g->lora_file };
     for (int f = 0; f < 6; f++)

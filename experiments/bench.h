@@ -41,6 +41,7 @@ typedef struct bench {
     int64_t F, H, W;                 /* latents */
     int64_t per_frame, tokens;       /* tokens a latent frame, and all */
     int repeat, blocks;
+    bool named;                      /* the measures were asked for by name, not all of them run */
     uint64_t seed;
     bench_format format;
     bench_machine machine;
@@ -108,5 +109,6 @@ int bench_offload(bench *b, err *e);
 int bench_longlive(bench *b, err *e);
 int bench_sparse(bench *b, err *e);
 int bench_vace(bench *b, err *e);
+int bench_fp8(bench *b, err *e);
 
 #endif

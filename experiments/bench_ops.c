@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/attention8.h"
 #include "core/dit/shots.h"
 #include "experiments/bench.h"
 
@@ -20,7 +21,8 @@ static int attention_row(bench *b, const char *what, const char *item, int64_t n
 {
     int rc = 0, heads = b->model.dit.num_heads;
     int64_t dim = b->model.dit.dim, nq[2] = { n, dim }, nk[2] = { m, dim };
-    tensor q = { 0 }, k = { 0 }, v = { 0 }, out = { 0 };
+    tensor q = { 0 }, k = { 0 }, v = { 0 }, out = { 0 }, room8 = { 0 };
+    int64_t bytes8 = b->prec->attn == DT_F8_E4M3 && n == m && plan.n_segments == 0 ? attn8_bytes(n, m, heads, (int)(dim / heads)) : 0;      /* self-attention */
     double *ms = malloc((size_t)b->repeat * sizeof *ms);
     bench_row row = BENCH_ROW_INIT;
     if (!ms)
@@ -30,15 +32,20 @@ static int attention_row(bench *b, const char *what, const char *item, int64_t n
     TRY(bench_random(b, &v, b->prec->act, 2, nk, 3, 1, e));
     TRY(tensor_new(&out, b->be, b->prec->act, 2, nq, e));
     attn_args a = { .out = &out, .q = &q, .k = &k, .v = &v, .n_heads = heads, .scale = 1.0f / sqrtf((float)(dim / heads)), .plan = plan };
+    if (bytes8) {
+        TRY(tensor_new(&room8, b->be, DT_U8, 2, (int64_t[]){ 1, bytes8 }, e));
+        a.room8 = &room8;
+    }
     TRY(bench_time(b, attend, &a, ms, e));
     row.what = what;
     row.item = item;
     row.ops = 4 * pairs * (double)dim;
     row.bytes = (double)dtype_size(b->prec->act) * (double)dim * 2 * (double)(n + m);
     str_addf(&row.shape, "q[%" PRId64 " %" PRId64 "] kv[%" PRId64 " %" PRId64 "] heads %d", n, dim, m, dim, heads);
-    str_add(&row.note, note);
+    str_add(&row.note, bytes8 ? "8 bits, with the rounding of q, k and v; floor of bf16" : note);
     rc = bench_put(b, &row, ms, b->repeat, e);
 out:
+    tensor_free(&room8);
     tensor_free(&q);
     tensor_free(&k);
     tensor_free(&v);

@@ -32,6 +32,7 @@ static const char USAGE[] =
     "              frames on the host); frames a second = 12 / median; prompt-switch is the time to the first frame\n"
     "  sparse      attention by shots, as HoloCine's sparse checkpoints have it (a shot every 40 frames, at least 2)\n"
     "  vace        a forward with the hint blocks of VACE\n"
+    "  fp8         forwards in bf16 and fp8 in turn, and how far the latents of a short run in fp8 are from those in bf16\n"
     "\n"
     "  --model 1.3b|14b|tiny        sizes of the networks (1.3b)\n"
     "  --size 480p|720p|WxH         pixels; 832x480, 1280x720 (480p; tiny: 64x64)\n"
@@ -58,6 +59,7 @@ typedef struct measure {
 static const measure MEASURES[] = {
     { "attention", bench_attention }, { "gemm", bench_gemm }, { "block", bench_block }, { "forward", bench_forward }, { "vae", bench_vae },
     { "t5", bench_t5 }, { "capture", bench_capture }, { "offload", bench_offload }, { "longlive", bench_longlive }, { "sparse", bench_sparse }, { "vace", bench_vace },
+    { "fp8", bench_fp8 },
 };
 enum { N_MEASURES = sizeof MEASURES / sizeof *MEASURES };
 
@@ -199,6 +201,7 @@ int cmd_bench(int argc, char **argv)
     if ((rc = set_up(&b, &o, &e)))
         goto out;
     bench_machine_open(&b.machine, b.be);
+    b.named = o.any;
     rc = bench_begin(&b, &e);
     for (int i = 0; i < N_MEASURES && !rc; i++) {
         if (!o.chosen[i] && o.any)

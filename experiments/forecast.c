@@ -196,6 +196,8 @@ static void print_device(const forecast *f, str *out)
     add_bytes(out, ", text encoder ", m->text_bytes, m->streams_text ? " (layer by layer)" : "");
     add_bytes(out, ", VAE ", m->vae_bytes, "");
     add_bytes(out, " and decoding ", m->decode_bytes, "");
+    if (m->decode_bands > 1)
+        str_addf(out, " (in %d bands of rows)", m->decode_bands);
     add_bytes(out, ", CUDA itself ", m->runtime_bytes, "\n");
     if (m->blocks_to_swap) {
         str_addf(out, "host     %d of %d transformer blocks%s are streamed from ", m->blocks_to_swap, f->layers, m->one_expert ? " of one expert at a time" : "");
@@ -290,6 +292,7 @@ void forecast_json(const forecast *f, str *out)
     jw_kint(&w, "device_bytes", f->device_bytes);
     jw_kint(&w, "weight_bytes", f->weight_bytes);
     jw_kint(&w, "blocks_to_swap", f->memory.blocks_to_swap);
+    jw_kint(&w, "decode_bands", f->memory.decode_bands);
     jw_kint(&w, "trace_bytes_per_run", f->trace_bytes);
     jw_kint(&w, "video_bytes_per_run", f->video_bytes);
     jw_kint(&w, "bytes_per_run", f->run_bytes);

@@ -331,7 +331,7 @@ static void vae_passes(golden *g)
         }
         CHECK(upload_key(g, pairs[i][0], &in, &e));
         CHECK(tensor_new(&out, g->be, DT_F32, ref->ndim, ref->shape, &e));
-        CHECK(i < 2 ? vae_decode(v, &in, &out, &e) : vae_encode(v, &in, &out, &e));
+        CHECK(i < 2 ? vae_decode(v, &in, 1, &out, &e) : vae_encode(v, &in, &out, &e));
         golden_compare_tensor(g, what, &out, FORWARD);
         if (i == 2) {      /* from host memory, a few frames at a time: the same bits */
             int64_t n = tensor_count(&out);
@@ -584,7 +584,7 @@ static void wan_run(golden *g, engine *eng, const json *cases)
     CHECK(vae_open(&v, g->be, c, g->prec, &e));
     CHECK(tensor_new(&video, g->be, DT_F32, ref->ndim, ref->shape, &e));
     tensor here = latents;      /* the engine's device is this one; only the handle differs */
-    CHECK(vae_decode(v, &here, &video, &e));
+    CHECK(vae_decode(v, &here, 1, &video, &e));
     int64_t n = tensor_count(&video);
     host = malloc((size_t)n * sizeof *host);
     CHECK(op_download_f32(host, &video, &e));

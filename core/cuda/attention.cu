@@ -259,6 +259,8 @@ extern "C" int cuda_attention(backend *be, const attn_args *a, err *e)
         const char *plain = getenv("WANSCOPE_PLAIN_ATTENTION");      /* 1: what a chip without a kernel of its own runs, to compare with */
         if (D > 128)
             return cuda_attention_wide(be, a, e);
+        if (!(plain && *plain == '1') && cuda_attention8_takes(be, a))
+            return cuda_attention8(be, a, e);
         return !(plain && *plain == '1') && cuda_attention_hopper_takes(be, a) ? cuda_attention_hopper(be, a, e) : cuda_attention_mma(be, a, e);
     }
     if (a->n_heads > 65535)

@@ -16,16 +16,12 @@
  * Keys outside a range score -inf; values behind its end are read as zeros through a tensor map that ends there, so that
  * whatever lies in unused rows of a cache, NaN included, is never multiplied. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "core/cuda/attention_work.h"
-#include "core/cuda/hopper.cuh"
+#include "core/cuda/attention_pipe.cuh"
 
-enum { WORD_LAST = 1 << 16, WORD_END = 1 << 17 };      /* the piece's last block; no more blocks; below: how many keys are in the block */
 #define SUM_MOST 0x1p96f      /* rows with sums outside, and NaN, are done again with a running maximum */
 #define SUM_LEAST 0x1p-60f
-enum { HEAD = 128, ROWS = 64, CONSUMERS = 2, BM = ROWS * CONSUMERS, ATTN_THREADS = 128 * (CONSUMERS + 1) };
 
 /* Shared memory: Q (QS tiles; O is staged in the tile it came from), KVS blocks of K, KVS of V, barriers; what the producer tells the
  * consumers: the last two pieces (q_begin, q_end, head, slot) and a word for every block of keys. */
@@ -43,91 +39,13 @@ struct attn_maps {
 struct attn_params {
     const attn_item *items;
     const attn_key_range *ranges;
-    __nv_bfloat16 *out;
-    float *lse;                 /* [heads, n_q] or NULL */
-    float *part;                /* [slots][blocks of a cluster][128][128] unfinished sums, then [..][128][2] their m and l */
-    float *part_ml;
-    int64_t width;              /* elements a row of out */
-    int64_t n_q;
+    attn_out o;
     float c;                    /* scale log2 e */
     uint8_t *over;              /* [n_turns + 1][blocks][8 warps]: the piece's sums are to be done again; last: any of the turns */
     int n_turns;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-/* Walks the key blocks of an item. */
-template <int BN> struct key_walk {
-    const attn_key_range *at;
-    int from, end, map;
-    __device__ __forceinline__ void read()
-    {
-        int4 r = __ldg((const int4 *)at);
-        from = r.x;
-        end = r.y;
-        map = r.z;
-    }
-    __device__ __forceinline__ void start(const attn_key_range *range, int first)
-    {
-        at = range;
-        read();
-        from = first;
-    }
-    __device__ __forceinline__ void step()
-    {
-        from += BN;
-        if (from >= end) {
-            at++;
-            read();
-        }
-    }
-};
-
-/* Halves of an item: whose queries (q_begin, q_end, head, slot), and which keys (range, from, n_blocks). */
-__device__ static __forceinline__ int4 item_queries(const attn_item *items, int i)
-{
-    return __ldg((const int4 *)(items + i));
-}
-
-__device__ static __forceinline__ int4 item_keys(const attn_item *items, int i)
-{
-    return __ldg((const int4 *)(items + i) + 1);
-}
-
-__device__ static __forceinline__ void store_shared(uint32_t at, int v)
-{
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
-}
-
-__device__ static __forceinline__ void store_shared(uint32_t at, int4 v)
-{
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-}
-
-__device__ static __forceinline__ int load_shared(uint32_t at)
-{
-    int v;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-    return v;
-}
-
-__device__ static __forceinline__ int4 load_shared4(uint32_t at)
-{
-    int4 v;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
-    return v;
-}
-
-__device__ static __forceinline__ uint64_t desc_at(uint32_t low, int bytes)
-{
-    return (uint64_t)(((1024u >> 4)) | (1u << 30)) << 32 | (low + (uint32_t)(bytes >> 4));
-}
-
-/* The first words of the descriptors: address and leading offset; desc_at() adds stride offset 1,024 and the 128-byte swizzle. */
-__device__ static __forceinline__ uint32_t desc_low(uint32_t address, int lbo)
-{
-    return (address & 0x3ffff) >> 4 | (uint32_t)(lbo >> 4) << 16;
-}
 
 struct row_state { float m0, m1, l0, l1, a0, a1; };      /* rows g and g + 8: maximum (base 2), sum over this lane's columns, factor for O */
 
@@ -239,19 +157,6 @@ template <int CL> __device__ static __forceinline__ bool overflowed(const attn_p
         any |= at[1];
     return any != 0;
 }
-
-/* A ring position: slot and parity. */
-template <int N> struct ring {
-    int slot;
-    uint32_t parity;
-    __device__ __forceinline__ void step()
-    {
-        if (++slot == N) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 #endif
 
@@ -404,15 +309,15 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
             bool staged = false;
             if (item.slot >= 0) {
                 int64_t at = ((int64_t)item.slot * CL + rank) * BM + w * ROWS + warp * 16 + g;
-                float *part = p.part + at * HEAD + 2 * q;
+                float *part = p.o.part + at * HEAD + 2 * q;
 #pragma unroll
                 for (int i = 0; i < HEAD / 8; i++) {
                     *(float2 *)(part + 8 * i) = make_float2(o[4 * i], o[4 * i + 1]);
                     *(float2 *)(part + 8 * HEAD + 8 * i) = make_float2(o[4 * i + 2], o[4 * i + 3]);
                 }
                 if (q == 0) {
-                    *(float2 *)(p.part_ml + 2 * at) = make_float2(m0, l0);
-                    *(float2 *)(p.part_ml + 2 * (at + 8)) = make_float2(m1, l1);
+                    *(float2 *)(p.o.part_ml + 2 * at) = make_float2(m0, l0);
+                    *(float2 *)(p.o.part_ml + 2 * (at + 8)) = make_float2(m1, l1);
                 }
             } else {
                 float i0 = 1.0f / l0, i1 = 1.0f / l1;
@@ -423,8 +328,8 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                     o[4 * i + 2] *= i1;
                     o[4 * i + 3] *= i1;
                 }
-                if (q == 0 && p.lse) {
-                    float *lse = p.lse + item.head * p.n_q;
+                if (q == 0 && p.o.lse) {
+                    float *lse = p.o.lse + item.head * p.o.n_q;
                     if (mine < item.q_end)
                         lse[mine] = m0 * 0.6931471805599453f + logf(l0);
                     if (mine + 8 < item.q_end)
@@ -449,13 +354,13 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
                         unread = q_slot;
                     }
                 } else {
-                    __nv_bfloat16 *to = p.out + mine * p.width + item.head * HEAD + 2 * q;
+                    __nv_bfloat16 *to = p.o.out + mine * p.o.width + item.head * HEAD + 2 * q;
 #pragma unroll
                     for (int i = 0; i < HEAD / 8; i++) {
                         if (mine < item.q_end)
                             *(uint32_t *)(to + 8 * i) = pack_bf16(o[4 * i], o[4 * i + 1]);
                         if (mine + 8 < item.q_end)
-                            *(uint32_t *)(to + 8 * p.width + 8 * i) = pack_bf16(o[4 * i + 2], o[4 * i + 3]);
+                            *(uint32_t *)(to + 8 * p.o.width + 8 * i) = pack_bf16(o[4 * i + 2], o[4 * i + 3]);
                     }
                 }
             }
@@ -574,152 +479,7 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
 #endif
 }
 
-/* Sums the pieces of a tile in key order; a warp a row. */
-__global__ static void __launch_bounds__(256) attend_combine(const attn_params p, const attn_split *splits, int tile_rows)
-{
-    const attn_split split = splits[blockIdx.x];
-    int row = blockIdx.y * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
-    int64_t query = (int64_t)split.q_begin + row;
-    if (query >= split.q_end)
-        return;
-    const float *ml = p.part_ml + ((int64_t)split.first_slot * tile_rows + row) * 2;
-    const float *part = p.part + ((int64_t)split.first_slot * tile_rows + row) * HEAD + 4 * lane;
-    float m = -INFINITY, l = 0, o[4] = { 0, 0, 0, 0 };
-    for (int i = 0; i < split.n_slots; i++)
-        m = fmaxf(m, ml[(int64_t)i * tile_rows * 2]);
-    for (int i = 0; i < split.n_slots; i++) {
-        float f = exp2f(ml[(int64_t)i * tile_rows * 2] - m);
-        float4 v = *(const float4 *)(part + (int64_t)i * tile_rows * HEAD);
-        l += ml[(int64_t)i * tile_rows * 2 + 1] * f;
-        o[0] += v.x * f;
-        o[1] += v.y * f;
-        o[2] += v.z * f;
-        o[3] += v.w * f;
-    }
-    float inverse = 1.0f / l;
-    uint2 packed;
-    __nv_bfloat162 a = __floats2bfloat162_rn(o[0] * inverse, o[1] * inverse), b = __floats2bfloat162_rn(o[2] * inverse, o[3] * inverse);
-    memcpy(&packed.x, &a, 4);
-    memcpy(&packed.y, &b, 4);
-    *(uint2 *)(p.out + query * p.width + split.head * HEAD + 4 * lane) = packed;
-    if (lane == 0 && p.lse)
-        p.lse[split.head * p.n_q + query] = m * 0.6931471805599453f + logf(l);
-}
-
 /* ---- host ---- */
-
-/* Work lists stay on the device until the backend closes: a captured graph may hold their addresses. */
-struct attn_work_cache {
-    struct attn_work_cache *next;
-    void *key;
-    size_t key_bytes;
-    char *device;               /* items, ranges, splits */
-    attn_work work;             /* host pointers NULL */
-    size_t ranges_at, splits_at, over_at, bytes;
-};
-
-typedef struct { int bn, kvs, qs, cluster; } attn_variant;
-
-static int key_of(void **key, size_t *bytes, const attn_args *a, attn_variant v, err *e)
-{
-    int64_t words = 8, at = 0;
-    for (int s = 0; s < a->plan.n_segments; s++)
-        words += 3 + 2 * a->plan.segments[s].n_ranges;
-    int64_t *k = (int64_t *)malloc((size_t)words * sizeof *k);
-    if (!k)
-        return ERR(e, ERR_MEMORY, "no memory for an attention plan of %d segments", a->plan.n_segments);
-    k[at++] = tensor_nrows(a->q);
-    k[at++] = tensor_nrows(a->k);
-    k[at++] = a->n_heads;
-    k[at++] = v.bn;
-    k[at++] = v.kvs;
-    k[at++] = v.qs;
-    k[at++] = v.cluster;
-    k[at++] = a->plan.n_segments;
-    for (int s = 0; s < a->plan.n_segments; s++) {
-        const attn_segment *g = &a->plan.segments[s];
-        k[at++] = g->q_begin;
-        k[at++] = g->q_end;
-        k[at++] = g->n_ranges;
-        for (int r = 0; r < g->n_ranges; r++) {
-            k[at++] = g->ranges[r].begin;
-            k[at++] = g->ranges[r].end;
-        }
-    }
-    *key = k;
-    *bytes = (size_t)at * sizeof *k;
-    return 0;
-}
-
-static int work_of(backend *be, attn_work_cache **out, const attn_args *a, attn_variant v, err *e)
-{
-    void *key;
-    size_t key_bytes;
-    attn_work w;
-    int rc = key_of(&key, &key_bytes, a, v, e);
-    if (rc)
-        return rc;
-    for (attn_work_cache *c = impl(be)->attn_work; c; c = c->next)
-        if (c->key_bytes == key_bytes && !memcmp(c->key, key, key_bytes)) {
-            free(key);
-            *out = c;
-            return 0;
-        }
-    rc = attn_work_build(&w, &a->plan, tensor_nrows(a->q), tensor_nrows(a->k), a->n_heads, BM * v.cluster, v.bn, impl(be)->sm_count / v.cluster,
-                         v.bn >= 160 ? 5 : 6, e);
-    if (rc) {
-        free(key);
-        return rc;
-    }
-    size_t items = (size_t)w.n_turns * (size_t)w.n_workers * sizeof *w.items, ranges = (size_t)w.n_ranges * sizeof *w.ranges,
-           splits = (size_t)w.n_splits * sizeof *w.splits;
-    attn_work_cache *c = (attn_work_cache *)calloc(1, sizeof *c);
-    char *host = (char *)malloc(items + ranges + splits);
-    if (!c || !host) {
-        rc = ERR(e, ERR_MEMORY, "no memory for an attention plan of %d pieces", w.n_turns * w.n_workers);
-        goto out;
-    }
-    c->ranges_at = items;
-    c->splits_at = items + ranges;
-    c->over_at = (items + ranges + splits + 7) / 8 * 8;
-    c->bytes = c->over_at + ((size_t)w.n_turns + 1) * (size_t)(w.n_workers * v.cluster) * 8;
-    memcpy(host, w.items, items);
-    memcpy(host + c->ranges_at, w.ranges, ranges);
-    if (splits)
-        memcpy(host + c->splits_at, w.splits, splits);
-    if ((rc = be->ops->alloc(be, (void **)&c->device, c->bytes, e)) || (rc = be->ops->upload(be, c->device, host, items + ranges + splits, e)))
-        goto out;
-    c->key = key;
-    c->key_bytes = key_bytes;
-    c->work = w;
-    c->work.items = NULL;
-    c->work.ranges = NULL;
-    c->work.splits = NULL;
-    c->next = impl(be)->attn_work;
-    impl(be)->attn_work = c;
-    *out = c;
-out:
-    attn_work_release(&w);
-    free(host);
-    if (rc) {
-        if (c && c->device)
-            be->ops->free(be, c->device);
-        free(c);
-        free(key);
-    }
-    return rc;
-}
-
-void cuda_attention_hopper_close(backend *be)
-{
-    for (attn_work_cache *c = impl(be)->attn_work, *next; c; c = next) {
-        next = c->next;
-        be->ops->free(be, c->device);
-        free(c->key);
-        free(c);
-    }
-    impl(be)->attn_work = NULL;
-}
 
 /* q, k, v and out as (64 channels, rows, 2 halves of a head, heads) */
 static int head_map(backend *be, CUtensorMap *map, const tensor *t, int n_heads, int64_t rows, int box_rows, int box_halves, const char *what, err *e)
@@ -737,11 +497,9 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     attn_work_cache *c;
     attn_maps maps;
     attn_params p;
-    int rc = work_of(be, &c, a, v, e);
-    if (rc)
-        return rc;
-    size_t part = (size_t)c->work.n_slots * CL * BM * HEAD * sizeof(float), part_ml = (size_t)c->work.n_slots * CL * BM * 2 * sizeof(float);
-    if (part && (rc = cuda_need_work(be, part + part_ml, e)))
+    memset(&p, 0, sizeof p);
+    int rc = attn_work_of(be, &c, a, v, v.bn >= 160 ? 5 : 6, e);
+    if (rc || (rc = attn_out_of(be, &p.o, a, c, CL, e)))
         return rc;
     if ((rc = head_map(be, &maps.q, a->q, a->n_heads, tensor_nrows(a->q), ROWS, 2, "attention queries", e)) ||
         (rc = head_map(be, &maps.k, a->k, a->n_heads, tensor_nrows(a->k), BN, 2 / CL, "attention keys", e)) ||
@@ -750,17 +508,10 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     for (int i = 0; i < c->work.n_maps; i++)
         if ((rc = head_map(be, &maps.v[i], a->v, a->n_heads, c->work.map_ends[i], BN, 2 / CL, "attention values", e)))
             return rc;
-    memset(&p, 0, sizeof p);
     p.items = (const attn_item *)c->device;
     p.ranges = (const attn_key_range *)(c->device + c->ranges_at);
-    p.out = (__nv_bfloat16 *)a->out->data;
-    p.lse = a->lse ? (float *)a->lse->data : NULL;
-    p.part = part ? (float *)impl(be)->work : NULL;
-    p.part_ml = part ? p.part + part / sizeof(float) : NULL;
     p.over = (uint8_t *)c->device + c->over_at;
     p.n_turns = c->work.n_turns;
-    p.width = tensor_cols(a->out);
-    p.n_q = tensor_nrows(a->q);
     p.c = (float)((double)a->scale * 1.4426950408889634);
     static uint64_t ready;      /* devices that know, a bit each */
     uint64_t bit = 1ull << (impl(be)->device & 63);
@@ -784,8 +535,7 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
     config.numAttrs = CL > 1;
     CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, false>, maps, p), "attention");
     CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, true>, maps, p), "attention");
-    if (c->work.n_splits)
-        attend_combine<<<dim3((unsigned)c->work.n_splits, BM * CL / 8), 256, 0, impl(be)->stream>>>(p, (const attn_split *)(c->device + c->splits_at), BM * CL);
+    attn_combine(be, &p.o, c, CL);
     return cuda_launched(be, "attention", e);
 }
 

@@ -15,7 +15,7 @@ extern "C" {
 }
 
 typedef struct cuda_stream cuda_stream;     /* stream.cu */
-struct attn_work_cache;      /* attention_hopper.cu */
+struct attn_work_cache;      /* attention_lists.cu */
 
 typedef struct cuda_impl {
     int device;
@@ -184,6 +184,9 @@ int cuda_attention_mma(backend *, const attn_args *, err *);      /* bf16, heads
 /* bf16, heads of 128, on Hopper */
 int cuda_attention_hopper(backend *, const attn_args *, err *);
 bool cuda_attention_hopper_takes(const backend *, const attn_args *);
+/* the same in 8 bits, where every query sees all keys and a->room8 is there */
+int cuda_attention8(backend *, const attn_args *, err *);
+bool cuda_attention8_takes(const backend *, const attn_args *);
 int cuda_attn_probs(backend *, const attn_probs_args *, err *);
 int cuda_silu(backend *, tensor *, const tensor *, err *);
 int cuda_gated_gelu(backend *, tensor *, const tensor *, const tensor *, err *);

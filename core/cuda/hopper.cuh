@@ -138,6 +138,12 @@ __device__ static __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/* n contiguous bytes, a multiple of 16, global -> shared, both aligned to 16, signalling `bar` with n; one thread */
+__device__ static __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_t n, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst), "l"(src), "r"(n), "r"(bar) : "memory");
+}
+
 /* global -> shared, signalling `bar` with the box's bytes; coordinates fastest first; one thread */
 __device__ static __forceinline__ void tma_load_2d(uint32_t dst, const CUtensorMap *map, uint32_t bar, int c0, int c1, uint64_t policy)
 {
@@ -253,6 +259,13 @@ template <int N> __device__ static __forceinline__ void wgmma_pin(float (&d)[N])
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
+template <int N> __device__ static __forceinline__ void wgmma_pin(int (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+r"(d[i])::"memory");
+}
+
 #define WG_R0 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define WG_R1 WG_R0 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define WG_R2 WG_R1 ",%16,%17,%18,%19,%20,%21,%22,%23"
@@ -333,6 +346,27 @@ template <int N, int TB> __device__ static __forceinline__ void wgmma_ss(float (
 template <int N, int TB> __device__ static __forceinline__ void wgmma_rs(float (&d)[N / 2], const uint32_t *a, uint64_t b, int keep)
 {
     wgmma_bf16<N, TB>::rs(d, a, b, keep);
+}
+
+/* ---- warpgroup matrix products in 8 bits: a step takes 32 values of K, and both operands are K-major ---- */
+
+#define WG_I(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), "+r"(d[i + 7])
+
+/* d[64x128] += A B of int8, both in shared memory; exact */
+__device__ static __forceinline__ void wgmma_s8_128(int (&d)[64], uint64_t a, uint64_t b)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" WG_R7 "}, %64, %65, p;\n}"
+                 : WG_I(0), WG_I(8), WG_I(16), WG_I(24), WG_I(32), WG_I(40), WG_I(48), WG_I(56) : "l"(a), "l"(b));
+}
+
+/* d[64x136] = (keep ? d : 0) + A B of e4m3, A (32-wide k) in four registers of four values: row g and k 4q.., row g + 8, then both at k + 16.
+ * The tensor cores keep about 14 bits of the sum, so sums over many steps are to be taken apart and added in f32. */
+__device__ static __forceinline__ void wgmma_e4m3_136(float (&d)[68], const uint32_t *a, uint64_t b, int keep)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %73, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n136k32.f32.e4m3.e4m3 {" WG_R7 ",%64,%65,%66,%67}, {%68,%69,%70,%71}, %72, p, 1, 1;\n}"
+                 : WG_D7, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
 }
 
 /* ---- small conversions ---- */

@@ -151,6 +151,8 @@ static int self_attention(pass *p, const site *s, err *e)
     attn_args a = { .out = &p->hn, .q = &p->q, .k = &p->k, .v = &p->v, .n_heads = N,
                     .scale = 1.0f / sqrtf((float)(p->d->cfg.dim / N)), .plan = p->in->self_plan };
     tensor k_all, v_all;
+    if (p->w->room8.data && !p->in->cache)
+        a.room8 = &p->w->room8;
     if (s->hint) {
         int64_t pad = p->in->vace_pad_keys ? (VACE_PAD - L % VACE_PAD) % VACE_PAD : 0;
         k_all = tensor_rows(&p->w->k, 0, L + pad);

@@ -59,6 +59,7 @@ struct dit_work {
     tensor head_mod[2];              /* [G, D] each */
     tensor head_h;                   /* [HEAD_ROWS at most, D] in the stream's type; empty where h has that type */
     tensor x8, x8_scale;             /* with 8-bit blocks: the input of a product, bytes [L, D or M], and its factors; else empty */
+    tensor room8;                    /* with 8-bit attention: its q, k and v (core/attention8.h); else empty. Shares x8's place */
     tensor lse;                      /* f32 [N, L] of the cross-attention, where its kernel gives one cheaply; else empty */
     float *host_sinusoid;
 };

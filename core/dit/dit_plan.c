@@ -1,4 +1,5 @@
 /* How much memory a DiT takes, and where its activations lie. Allocation and forecast share this. */
+#include "core/attention8.h"
 #include "core/dit/dit_internal.h"
 
 enum { ALIGN = 256 };
@@ -56,7 +57,11 @@ int64_t dit_work_layout(dit_work *w, const dit_config *c, const precision *prec,
         place(&at, &w->lse, DT_F32, c->num_heads, L);
     }
     if (prec->block == DT_F8_E4M3) {
+        cursor room = at;      /* q, k and v are in 8 bits only while no product's input is */
         place(&at, &w->x8, DT_F8_E4M3, L, c->ffn_dim > D ? c->ffn_dim : D);
+        if (prec->attn == DT_F8_E4M3)
+            place(&room, &w->room8, DT_U8, 1, attn8_bytes(L, L + pad, c->num_heads, (int)(D / c->num_heads)));
+        at.at = room.at > at.at ? room.at : at.at;
         place(&at, &w->x8_scale, DT_F32, L, 1);
     }
     place(&at, &w->head_mod[0], DT_F32, G, D);

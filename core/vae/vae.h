@@ -6,7 +6,8 @@
  *
  * Frames, histories and convolution weights have the type precision.vae where the backend computes in it (sums, norms, biases, the
  * pictures and the latents stay f32), otherwise f32. In bf16 the layers without a change of frame rate at full size see one frame
- * at a time: at 832 x 480 the history of a decoder is 1.9 GB and its temporaries under 0.6 GB, however long the clip.
+ * at a time: at 832 x 480 the history of a decoder is 1.9 GB and its temporaries under 0.6 GB, however long the clip. A clip that is there as
+ * a whole can be decoded within less, in bands of rows: vae_decode_clip().
  */
 #ifndef WANSCOPE_VAE_H
 #define WANSCOPE_VAE_H
@@ -42,6 +43,16 @@ int vae_decode_next(vae_stream *s, const tensor *latent_frame, tensor *frames, e
 typedef int (*frame_fn)(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e);
 int vae_decode_rgb(vae_stream *s, const tensor *latents, int64_t *index, frame_fn fn, void *user, err *e);
 
+/* A clip as a whole: the latents [z, F, h, w] of all its frames through a decoder of their own. With `bands` above 1 the layers behind the last
+ * change of frame rate make a band of rows of the picture over the whole clip, then the next, each with enough rows around it that the
+ * kept ones come out as without bands: the same bytes in bf16, in f32 up to how products of other sizes round. Histories and temporaries
+ * of those layers shrink with the bands, the layers before are computed for each again, and the pictures are gathered in host memory
+ * (3 F' H W bytes): none is handed out before the last band. */
+int vae_decode_clip(vae *v, const tensor *latents, int bands, frame_fn fn, void *user, err *e);
+/* What those layers hold at most, in values of the frames' type where frames go through one at a time: histories and what is at work, of the
+ * largest of `bands` bands of a picture. */
+int64_t vae_banded_values(const vae_config *c, int64_t width, int64_t height, int bands);
+
 /* What a stream remembers, tensor by tensor under names that stay ("past.3.0"), for saving it and putting it back. An empty
  * tensor is a place without history yet. */
 typedef int (*vae_slot_fn)(const char *name, tensor *slot, void *user, err *e);
@@ -57,6 +68,6 @@ int vae_encode_host(vae *v, const float *video, int64_t F, int64_t H, int64_t W,
  * f32 [z, 1, H/8, W/8]: what vae_encode_host() makes of them within the whole clip. */
 int vae_encode_next(vae_stream *s, const float *frames, int64_t H, int64_t W, tensor *latent, err *e);
 /* Latents -> pixels f32 [3, 4(F-1)+1, 8h, 8w], not clamped: all frames at once, for tests. */
-int vae_decode(vae *v, const tensor *latents, tensor *video, err *e);
+int vae_decode(vae *v, const tensor *latents, int bands, tensor *video, err *e);
 
 #endif

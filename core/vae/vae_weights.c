@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/vae/vae_bands.h"
+
 /* Convolution weights are stored [Cout, Cin, kt, kh, kw] and used [Cout, kt, kh, kw, Cin], so that a gathered pixel is one run
  * of channels; they are small (0.5 GB for the full VAE) and repacked once. */
 
@@ -190,30 +192,30 @@ static void encoder(loader *l, vae_side *s, const vae_config *c)
 static void decoder(loader *l, vae_side *s, const vae_config *c)
 {
     char name[64];
-    int at = 0, in = c->dim * c->mult[3], out = in;
-    conv_of(l, &s->conv_in, in, c->z_dim, 3, 3, 3, 3, "decoder.conv1");
-    middle(l, s, in, "decoder");
-    for (int i = 0; i < 4; i++) {
-        out = c->dim * c->mult[3 - i];
-        for (int r = 0; r <= c->num_res_blocks; r++, in = out) {
-            snprintf(name, sizeof name, "decoder.upsamples.%d", at++);
-            res_layer(l, s, in, out, name);
-        }
-        if (i < 3) {      /* halves the channels (vae.py:403-404) */
-            snprintf(name, sizeof name, "decoder.upsamples.%d", at++);
-            resample_layer(l, s, true, c->temporal_down[2 - i], out, out / 2, name);
-            in = out / 2;
-        }
+    vae_shape list[VAE_MAX_LAYERS];
+    int n = vae_decoder_shapes(c, list);
+    conv_of(l, &s->conv_in, list[0].cin, c->z_dim, 3, 3, 3, 3, "decoder.conv1");
+    for (int i = 0; i < n; i++) {
+        if (i < 3)
+            snprintf(name, sizeof name, "decoder.middle.%d", i);
+        else
+            snprintf(name, sizeof name, "decoder.upsamples.%d", i - 3);
+        if (list[i].kind == VAE_RES)
+            res_layer(l, s, list[i].cin, list[i].cout, name);
+        else if (list[i].kind == VAE_ATTN)
+            attn_layer(l, s, list[i].cin, name);
+        else
+            resample_layer(l, s, true, list[i].temporal, list[i].cin, list[i].cout, name);
     }
-    gamma_of(l, &s->norm_out, out, false, "decoder.head.0.gamma");
-    conv_of(l, &s->conv_out, 3, out, 3, 3, 3, 3, "decoder.head.2");
+    gamma_of(l, &s->norm_out, list[n - 1].cout, false, "decoder.head.0.gamma");
+    conv_of(l, &s->conv_out, 3, list[n - 1].cout, 3, 3, 3, 3, "decoder.head.2");
 }
 
 int vae_weights_load(vae *v, const ckpt *c, err *e)
 {
     loader l = { .v = v, .c = c, .e = e, .type = v->type };
-    int layers = 4 * (v->cfg.num_res_blocks + 1) + 3 + 3;
-    if (layers > VAE_MAX_LAYERS)
+    vae_shape list[VAE_MAX_LAYERS];
+    if (!vae_decoder_shapes(&v->cfg, list))      /* the encoder has fewer */
         return ERR(e, ERR_SHAPE, "%s: a VAE with %d residual blocks a stage is not supported", ckpt_path(c), v->cfg.num_res_blocks);
     int rc = ckpt_want_begin(&l.want, c, "VAE", e);
     if (rc)

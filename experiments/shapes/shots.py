@@ -47,10 +47,13 @@ def lengths_of(starts, frames=FRAMES):
     return [b - a for a, b in zip(edges, edges[1:])]
 
 
-def sample(n, shots, seed, grammar=None):
-    """n scenes for every shot, and which attributes are shared: list of Scenes, dict of [n] bool."""
+def sample(n, shots, seed, grammar=None, odds=None, upright=False):
+    """n scenes for every shot, and which attributes are shared: list of Scenes, dict of [n] bool.
+
+    `odds`: fields of generator.Weights.  `upright`: what spins begins its shot upright, not at any angle.
+    """
     grammar = grammar or generator.Grammar()
-    weights = generator.Weights(count={1: 1.0}, rules=[])
+    weights = generator.Weights(count={1: 1.0}, rules=[], **(odds or {}))
     drawn = [generator.sample_scenes(n, seed + 7919 * k, weights, grammar) for k in range(shots)]
     rng = torch.Generator().manual_seed(seed + 1)
     shared = {name: torch.rand(n, generator=rng) < chance for name, chance in SHARED.items()}
@@ -64,7 +67,10 @@ def sample(n, shots, seed, grammar=None):
         for shape, motion in grammar.excluded:            # a shared shape may forbid the motion drawn before
             clash = (value["shape"] == shapes.index(shape)) & (value["motion"] == motions.index(motion))
             value["motion"] = torch.where(clash, motions.index("still"), value["motion"])
-        parts.append(generator.place(scenes.count, value, torch.Generator().manual_seed(seed + 13 * k), grammar))
+        part = generator.place(scenes.count, value, torch.Generator().manual_seed(seed + 13 * k), grammar)
+        if upright:                                       # angles are those of the middle
+            part.angle = torch.tensor([m.turn / 2 for m in grammar.motions.values()])[part.motion]
+        parts.append(part)
     return parts, shared
 
 

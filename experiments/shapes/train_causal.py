@@ -1,6 +1,6 @@
 """Fine-tune the shapes checkpoint into a causal model in LongLive's layout.
 
-    python3 train_causal.py --out FOLDER [--start FOLDER/causal.safetensors] [--seconds 100] [--seed 1]
+    python3 train_causal.py --out FOLDER [--start FOLDER/causal.safetensors | longlive_base.pt] [--seconds 100] [--seed 1]
 
 Writes FOLDER/causal.safetensors (averaged weights, bfloat16) and prints a table of its pixels over 24 blocks.  Calls with
 --start go on from such a file with a new optimiser state and other clips.  `export` makes longlive_base.pt of it:
@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import causal_torch as causal
 import endless
@@ -36,8 +37,11 @@ BLOCKS = 8
 PIXELS = 12 * BLOCKS - 3
 CUTS = tuple(range(2, BLOCKS))
 SETTINGS = dict(clips=1728, batch=32, first_batch=128, pairs=1600, lr=5e-4, warmup=40, ema=0.99, own=0.5, far=1000, first=0.5,
-                teacher_steps=(10, 9, 8, 6), guidance=4.0, levels=(1.0, 0.7, 0.5, 0.3), free=0.25)
-TINY = dict(clips=2, batch=1, first_batch=2, pairs=4, warmup=1, teacher_steps=(2, 1, 1, 1))
+                teacher_steps=(10, 9, 8, 6), guidance=4.0, levels=(1.0, 0.7, 0.5, 0.3), free=0.25,
+                odds={}, change=1.0, object=0.0, refresh_every=0, refresh_pairs=160)
+# odds: fields of generator.Weights for clips and first blocks; change: weight of the first block with a new caption, half of the
+# excess for the block after it; object: additional weight of what objects cover; refresh_every: steps between new clips
+TINY = dict(clips=2, batch=1, first_batch=2, pairs=4, refresh_pairs=2, warmup=1, teacher_steps=(2, 1, 1, 1))
 
 
 @torch.no_grad()
@@ -47,37 +51,62 @@ def encode(vae, frames, batch):
     return ((mean - scale[0]) / scale[1]).to(torch.bfloat16)
 
 
+def read(path):
+    """The DiT's tensors out of a safetensors file or one in LongLive's layout."""
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+        return load_file(path)
+    return {k.removeprefix("model."): v for k, v in torch.load(path, map_location="cpu", weights_only=True)["generator"].items()}
+
+
+def weights(cfg):
+    return generator.Weights(**{"count": {1: 0.85, 2: 0.15}, **cfg["odds"]})
+
+
 class Pool:
     """Clips in buckets of one change of caption each; half of every bucket's kind begins long after the first block."""
 
     def __init__(self, vae, t5, words, text_len, cfg, seed, device):
-        start, batch = time.time(), 16 if device == "cuda" else 1
-        self.buckets, self.text = [], t5.context
+        start = time.time()
+        self.vae, self.t5, self.words, self.text_len, self.device = vae, t5, words, text_len, device
         kinds = [(cut, gap) for cut in CUTS for gap in (False, True)][:cfg["clips"]]
-        each = cfg["clips"] // len(kinds)
-        rng = torch.Generator().manual_seed(seed)
-        for k, (cut, gap) in enumerate(kinds):
-            before, after, lines = endless.sample(each, seed + 1000 * k)
-            first = torch.randint(30, 3000, (each,), generator=rng) if gap else torch.zeros(each, dtype=torch.long)
-            latents = []
-            for i in range(0, each, batch):
-                a, b = (s[i:i + batch].to(device) for s in (before, after))
-                at = first[i:i + batch].to(device)
-                paint = lambda begin, frames: generator.render(
-                    endless.tracks(a, b, at + 12 * cut - 3, begin, frames))[0].contiguous(memory_format=torch.channels_last_3d)
-                x = encode(vae, paint(at, PIXELS), batch)
-                if gap:
-                    x = torch.cat((encode(vae, paint(0 * at, 9), batch), x[:, :, 3:]), 2)
-                latents.append(x)
-            latents = torch.cat(latents).unflatten(2, (BLOCKS, 3)).transpose(1, 2).contiguous()     # [N, blocks, C, 3, h, w]
-            ids = torch.tensor([words.encode(l, text_len) for l in lines], device=device)
-            text = torch.stack([t5.context(i) for i in ids], 1)
-            self.buckets.append((cut, gap, latents, text))
+        self.each, self.weights, self.seed, self.made = cfg["clips"] // len(kinds), weights(cfg), seed, 0
+        self.buckets = [self.bucket(cut, gap) for cut, gap in kinds]
         if device == "cuda":
             torch.cuda.synchronize()
         all_latents = torch.cat([b[2][:8].float() for b in self.buckets])
         print(f"{cfg['clips']} clips in {time.time() - start:.1f} s, latents mean {all_latents.mean():.3f} std "
               f"{all_latents.std():.3f}", flush=True)
+
+    def bucket(self, cut, gap):
+        """(cut, gap, latents and covered shares [N, blocks, C or 1, 3, h, w], text [N, 2, n, text_dim])"""
+        each, device, seed = self.each, self.device, self.seed + 1000 * self.made
+        batch = 16 if device == "cuda" else 1
+        self.made += 1
+        before, after, lines = endless.sample(each, seed, self.weights)
+        rng = torch.Generator().manual_seed(seed)
+        first = torch.randint(30, 3000, (each,), generator=rng) if gap else torch.zeros(each, dtype=torch.long)
+        latents, covered = [], []
+        for i in range(0, each, batch):
+            a, b = (s[i:i + batch].to(device) for s in (before, after))
+            at = first[i:i + batch].to(device)
+            paint = lambda begin, frames: generator.render(endless.tracks(a, b, at + 12 * cut - 3, begin, frames))[:2]
+            last = lambda v: v.contiguous(memory_format=torch.channels_last_3d)
+            frames, cover = paint(at, PIXELS)
+            x = encode(self.vae, last(frames), batch)
+            if gap:
+                x = torch.cat((encode(self.vae, last(paint(0 * at, 9)[0]), batch), x[:, :, 3:]), 2)
+            cover = F.max_pool2d(F.avg_pool2d(cover, 8), 3, 1, 1)
+            latents.append(x)
+            covered.append(torch.cat((cover[:, :1], cover[:, 1:].unflatten(1, (-1, 4)).mean(2)), 1)[:, None].to(x.dtype))
+        latents, covered = (torch.cat(v).unflatten(2, (BLOCKS, 3)).transpose(1, 2).contiguous() for v in (latents, covered))
+        ids = torch.tensor([self.words.encode(l, self.text_len) for l in lines], device=device)
+        return cut, gap, latents, covered, torch.stack([self.t5.context(i) for i in ids], 1)
+
+    def refresh(self):
+        """New clips in place of the oldest bucket's."""
+        k = self.made % len(self.buckets)
+        self.buckets[k] = self.bucket(*self.buckets[k][:2])
 
 
 @torch.no_grad()
@@ -86,9 +115,8 @@ def imitation(teacher, t5, words, text_len, cfg, seed, device):
 
     From pure noise the teacher makes clips of 5 latent frames; these, noised again to the other levels, are its next tasks.
     """
-    start, n = time.time(), cfg["pairs"]
-    weights = generator.Weights(count={1: 0.85, 2: 0.15})
-    lines = [c[0] for c in generator.captions(generator.sample_scenes(n, seed, weights), seed, weights)]
+    start, n, drawn = time.time(), cfg["pairs"], weights(cfg)
+    lines = [c[0] for c in generator.captions(generator.sample_scenes(n, seed, drawn), seed, drawn)]
     text = t5.context(torch.tensor(words.encode(lines, text_len), device=device))
     empty = t5.context(torch.tensor(words.encode([""], text_len), device=device))
     rows, clean = [], torch.zeros(n, 16, 5, 16, 16, device=device)
@@ -129,10 +157,10 @@ def levels(cfg, shape, device):
 
 
 def loss_of(dit, pool, plans, pairs, cfg, own, device):
-    cut, gap, latents, text = pool.buckets[torch.randint(len(pool.buckets), (1,)).item()]
+    cut, gap, latents, covered, text = pool.buckets[torch.randint(len(pool.buckets), (1,)).item()]
     plan, batch = plans[cut, gap], cfg["batch"]
     pick = torch.randint(len(latents), (batch,), device=device)
-    x0, text = latents[pick].float(), text[pick]
+    x0, text, weight = latents[pick].float(), text[pick], 1 + cfg["object"] * covered[pick].float()
     start = torch.arange(BLOCKS, device=device).expand(batch, -1) * causal.BLOCK
     if gap:
         far = torch.randint(cfg["far"] // causal.BLOCK - BLOCKS, (batch, 1), device=device)
@@ -151,7 +179,8 @@ def loss_of(dit, pool, plans, pairs, cfg, own, device):
         clean = x0 + torch.randn_like(x0) * view(0.15 * torch.rand(batch, 1, device=device) * (torch.rand(batch, 1, device=device) < 0.5))
     sigma, noise = levels(cfg, (batch, BLOCKS), device), torch.randn_like(x0)
     noisy = (1 - view(sigma)) * x0 + view(sigma) * noise
-    error = (estimate(dit, clean, noisy, sigma, text, start, plan) - (noise - x0)).square().mean((2, 3, 4, 5))
+    error = (estimate(dit, clean, noisy, sigma, text, start, plan) - (noise - x0)).square()
+    error = (error * (weight / weight.mean())).mean((2, 3, 4, 5))
     later = (error * plan.weight).sum() / (batch * plan.weight.sum())
     pick = torch.randint(len(pairs[0]), (cfg["first_batch"],), device=device)
     x, sigma, text, want = (p[pick] for p in pairs)
@@ -211,21 +240,24 @@ def pixels(dit, vae, t5, words, text_len, device, out, seeds=3, count=24, switch
 
 
 def train(args, device):
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
     began = time.time()
-    cfg = {**SETTINGS, **(TINY if args.tiny else {}), "lr": args.lr, "own": args.own}
+    cfg = {**SETTINGS, **(TINY if args.tiny else {}), "lr": args.lr, "own": args.own, **json.loads(args.settings)}
     torch.manual_seed(args.seed)
     config, t5, teacher, vae = wan.load_folder(args.checkpoint, device)
     for m in (t5, teacher, vae):
         m.requires_grad_(False)
     words, text_len = Words(os.path.join(args.checkpoint, wan.TOKENIZER_DIR)), config["text_len"]
     teacher.compute_dtype = t5.compute_dtype = torch.bfloat16
-    dit = causal.make_causal(wan.dit_from_config(config, load_file(args.start or os.path.join(args.checkpoint, wan.DIT_FILE)))).to(device)
+    dit = causal.make_causal(wan.dit_from_config(config, read(args.start or os.path.join(args.checkpoint, wan.DIT_FILE)))).to(device)
     dit.compute_dtype = torch.bfloat16
     tokens = 3 * 8 * 8
     plans = {(cut, gap): causal.Plan(BLOCKS, cut, gap, tokens, device) for cut in CUTS for gap in (False, True)}
-    pool = Pool(vae, t5, words, text_len, cfg, 100_000 * args.seed, device)
-    pairs = imitation(teacher, t5, words, text_len, cfg, 100_000 * args.seed + 50_000, device)
+    for (cut, gap), plan in plans.items():
+        plan.weight[cut:cut + 2] *= torch.tensor((cfg["change"], (1 + cfg["change"]) / 2), device=device)[:BLOCKS - cut]
+    pool = Pool(vae, t5, words, text_len, cfg, 1_000_000 * args.seed, device)
+    pairs = imitation(teacher, t5, words, text_len, cfg, 1_000_000 * args.seed + 500_000, device)
+    renewed, oldest = {**cfg, "pairs": cfg["refresh_pairs"]}, 0
     if not (args.tiny or args.eager):
         for block in dit.blocks:
             block.compile(dynamic=False)
@@ -240,6 +272,13 @@ def train(args, device):
         share = 0.0 if first_step is None else (spent - first_step) / max(end - first_step, 1e-9)
         if share >= 1 or (args.tiny and step >= 3):
             break
+        if cfg["refresh_every"] and step % cfg["refresh_every"] == cfg["refresh_every"] - 1 and share < 0.9:
+            pool.refresh()
+            fresh = imitation(teacher, t5, words, text_len, renewed, 1_000_000 * args.seed + 500_000 + step, device)
+            place = torch.arange(oldest, oldest + len(fresh[0]), device=device) % len(pairs[0])
+            for old, new in zip(pairs, fresh):
+                old[place] = new
+            oldest += len(fresh[0])
         for group in optimizer.param_groups:
             group["lr"] = cfg["lr"] * min(1, (step + 1) / cfg["warmup"]) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
         loss, parts = loss_of(dit, pool, plans, pairs, cfg, cfg["own"] if step > 20 or args.tiny else 0.0, device)
@@ -278,14 +317,14 @@ def main():
     parser.add_argument("--reserve", type=float, default=14, help="of them for the table at the end")
     parser.add_argument("--lr", type=float, default=SETTINGS["lr"])
     parser.add_argument("--own", type=float, default=SETTINGS["own"], help="share of steps with the model's own past")
+    parser.add_argument("--settings", default="{}", help="JSON that replaces some of SETTINGS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--export", metavar="FILE", help="write the weights of --start as longlive_base.pt and stop")
     parser.add_argument("--eager", action="store_true", help="no torch.compile")
     parser.add_argument("--tiny", action="store_true", help="a few steps on the CPU, to test the code")
     args = parser.parse_args()
     if args.export:
-        from safetensors.torch import load_file
-        torch.save({"generator": {"model." + k: v for k, v in load_file(args.start).items()}}, args.export)
+        torch.save({"generator": {"model." + k: v for k, v in read(args.start).items()}}, args.export)
         return
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True

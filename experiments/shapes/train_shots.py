@@ -5,8 +5,10 @@
     python3 train_shots.py sample --out FOLDER --vae vae.pt --from DIT_AND_T5.pt [--clips 120]
     python3 train_shots.py export --out FOLDER --vae vae.pt --from DIT_AND_T5.pt
 
+--from also takes a folder that `export` wrote, and --vae the VAE in it.
+
 The VAE of one-shot clips smears a cut over the ten frames after it, so it learns cuts first.  `dit` starts from the shipped
-checkpoint or goes on from averaged weights of an earlier piece with a new optimiser; the learning rate runs from the first
+checkpoint or goes on from averaged weights of an earlier piece with a new optimiser and other clips; the learning rate runs from the first
 to the second of --rates over its time.  Half of the clips of a batch see each other as in HoloCine's sparse attention,
 the others fully; one prompt in ten is empty and unmasked, as the negative pass is.  One GPU; --tiny tests the code on the CPU.
 """
@@ -35,7 +37,7 @@ DIT_NAME = "holocine_shapes.safetensors"
 VAE = dict(frames=17, crop=64, crop_batch=32, full_batch=8, full_every=3, ema=0.995, kl=1e-6, latent_noise=0.1, object_weight=4.0,
            first_frame_weight=1.5, rate=6e-4, warmup=50, block=1536, cuts=(0.15, 0.45, 0.4), seed=31000)
 DIT = dict(batch=64, ema=0.998, shift=3.0, drop=0.1, sparse=0.5, pool=4096, part=64, refresh=256, refresh_every=80, variants=3,
-           shots=(0.1, 0.4, 0.5), warmup=50, seed=32000)
+           shots=(0.1, 0.4, 0.5), warmup=50, seed=32000, odds={}, upright=False)     # odds, upright: see shots.sample
 
 
 class Budget:
@@ -182,14 +184,14 @@ def train_vae(args, device):
     train.save(os.path.join(args.out, "vae.pt"), {"weights": weights, "record": tuner.record()})
 
 
-def clips(count, seed, device, part, number=None):
+def clips(count, seed, device, part, number=None, odds=None, upright=False):
     """Frames of random clips in parts of equal cuts: yields (frames, scenes of the shots, what is shared, starts)."""
     torch.manual_seed(seed)
     for i in range(0, count, part):
         n = number or 1 + choose(DIT["shots"])
         choices = shots.latent_starts(n)
         starts = choices[int(torch.randint(len(choices), (1,)))]
-        parts, shared = shots.sample(min(part, count - i), n, seed + 1000 + i)
+        parts, shared = shots.sample(min(part, count - i), n, seed + 1000 + i, None, odds, upright)
         frames = generator.render(shots.tracks([p.to(device) for p in parts], starts))[0]
         yield frames.contiguous(memory_format=torch.channels_last_3d), parts, shared, starts
 
@@ -233,7 +235,7 @@ class Pool:
         cfg, rows = self.cfg, [[], [], [], []]
         self.made += 1
         seed = self.seed + 100000 * self.made
-        for frames, parts, shared, starts in clips(count, seed, self.device, cfg["part"]):
+        for frames, parts, shared, starts in clips(count, seed, self.device, cfg["part"], None, cfg["odds"], cfg["upright"]):
             mean = self.vae.moments(frames.to(torch.bfloat16))[0].float()
             rows[0].append(((mean - self.scale[0]) / self.scale[1]).to(torch.bfloat16))
             shot = shots.shot_ids(starts)
@@ -272,12 +274,32 @@ def shot_loss(dit, t5, x0, ids, noise, sigma, features, self_bias, words_bias, r
     return loss, {"loss": loss}
 
 
+def read(source):
+    """DiT, umT5 and their record, from a piece of training or from a folder in the shipped layout."""
+    if not os.path.isdir(source):
+        return torch.load(source, map_location="cpu", weights_only=True)
+    from safetensors.torch import load_file
+    with open(os.path.join(source, "provenance.json"), encoding="utf-8") as f:
+        record = json.load(f)["dit"]
+    return {"dit": load_file(os.path.join(source, DIT_NAME)), "record": record,
+            "t5": torch.load(os.path.join(source, wan.T5_FILE), map_location="cpu", weights_only=True)}
+
+
+def read_vae(path):
+    """The VAE's weights and record, from a piece of training or from a folder in the shipped layout."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if "weights" in state:
+        return state
+    with open(os.path.join(os.path.dirname(path), "provenance.json"), encoding="utf-8") as f:
+        return {"weights": state, "record": json.load(f)["vae"]}
+
+
 def models(args, device):
     """DiT and umT5 to go on from, with the record of what was done to them."""
     config, t5, dit, _ = shipped("cpu")
     record = []
     if args.source:
-        state = torch.load(args.source, map_location="cpu", weights_only=True)
+        state = read(args.source)
         dit.load_state_dict({k: v.float() for k, v in state["dit"].items()})
         t5.load_state_dict({k: v.float() for k, v in state["t5"].items()})
         record = state["record"]
@@ -287,7 +309,8 @@ def models(args, device):
 
 def train_dit(args, device):
     cfg = {**DIT, **(dict(batch=2, pool=4, part=2, refresh=2, refresh_every=2, variants=2) if args.tiny else {})}
-    cfg["rates"], cfg["pool"] = args.rates, min(args.pool, cfg["pool"])
+    cfg.update(json.loads(args.settings), rates=args.rates)
+    cfg["pool"] = min(args.pool, cfg["pool"])
     torch.manual_seed(cfg["seed"])
     words = shots.Words(os.path.join(SHIPPED, wan.TOKENIZER_DIR))
     _, dit, t5, before = models(args, device)
@@ -295,7 +318,7 @@ def train_dit(args, device):
     dit.compute_dtype = t5.compute_dtype = torch.bfloat16
     if device == "cuda":
         wan.Block.forward = torch.compile(wan.Block.forward, dynamic=False)
-    vae = wan.vae_from_state(torch.load(args.vae, map_location="cpu", weights_only=True)["weights"]).to(device).eval().requires_grad_(False)
+    vae = wan.vae_from_state(read_vae(args.vae)["weights"]).to(device).eval().requires_grad_(False)
     tuner = Tuner("dit", [dit, t5], cfg, args)
     pool = Pool(vae, words, cfg, cfg["seed"] + 7 * len(before), device)
     std = pool.data[0].float().std().item()
@@ -372,7 +395,7 @@ def sample(args, device):
     _, dit, t5, _ = models(args, device)
     dit.eval(), t5.eval()
     dit.compute_dtype = t5.compute_dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    vae = wan.vae_from_state(torch.load(args.vae, map_location="cpu", weights_only=True)["weights"]).to(device).eval()
+    vae = wan.vae_from_state(read_vae(args.vae)["weights"]).to(device).eval()
     words = shots.Words(os.path.join(SHIPPED, wan.TOKENIZER_DIR))
     chosen = shots.evaluation_set(two=args.clips // 2, three=args.clips - args.clips // 2)
     began = time.time()
@@ -414,8 +437,7 @@ def digest(path):
 def export(args, device):
     """Write the checkpoint: one DiT for both experts, its text encoder, its VAE and its provenance."""
     from safetensors.torch import save_file
-    state = torch.load(args.source, map_location="cpu", weights_only=True)
-    vae = torch.load(args.vae, map_location="cpu", weights_only=True)
+    state, vae = read(args.source), read_vae(args.vae)
     with open(os.path.join(SHIPPED, "config.json"), encoding="utf-8") as f:
         config = {**json.load(f), "text_len": TEXT_LEN}
     write_json(args.out, "config.json", config)
@@ -440,6 +462,7 @@ def main():
     parser.add_argument("--vae")
     parser.add_argument("--from", dest="source")
     parser.add_argument("--rates", type=float, nargs=2, default=(8e-4, 4e-4))
+    parser.add_argument("--settings", default="{}", help="JSON that replaces some of DIT")
     parser.add_argument("--pool", type=int, default=1 << 20, help="at most this many clips in memory")
     parser.add_argument("--log-every", type=int, default=200)
     parser.add_argument("--clips", type=int, default=120)

@@ -7,6 +7,11 @@ pixels.  Three kinds of conditions: a reference image (one object on a plain gro
 and shape, which the video must take from it), a depth video (near = bright; the place and outline of the objects), both.
 As in the release the reference is a latent frame in front of the video's, denoised along, and its hints are blocks
 of the main kind that begin as copies of the main blocks.
+
+With --teacher FILE (tensors that follow depth already) the clips give the noisy latents only, and what to make of them is
+learned from a teacher that is told in words what the reference shows: the checkpoint alone, or with FILE's hints of the
+depth.  That target has none of the spread of the clips.  Without a text the teacher knows no reference, and the model
+learns so: guidance then amplifies what the reference says as it does words.
 """
 import argparse
 import copy
@@ -30,6 +35,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LAYERS = (0, 3)                         # the main blocks after which hints are added
 CHANNELS = 96
 SETTINGS = dict(clips=3456, batch=160, lr=1e-3, warmup=60, ema=0.995, drop=0.1, depth_share=0.3, both=0.3, shift=7.0, own=(0.4, 0.1))
+TAUGHT = dict(drop=0.3, depth_share=0.12, both=0.2, own=(0.1, 0.1), ema=0.998, shift=3.0, high=(0.5, 0.9))     # high: share, lowest level
+UNSAID = {"full": dict(size=0.4, motion=0.2, background=0.2), "short": dict(size=0.4, motion=0.05, colour=0.9, shape=0.9, background=0.5),
+          "bare": dict(size=0.7, motion=0.7, colour=0.9, shape=0.9, background=0.5)}          # of the first object, by kind of caption
 TINY = dict(clips=4, batch=2, warmup=1)
 
 
@@ -71,7 +79,7 @@ def patches(x, conv, dtype):
 
 
 def velocity(dit, vace, x, t, text, conditions, scale=1.0):
-    """As WanDiT.velocity with conditions [B, 96, T, h, w]; hint i is added after main block LAYERS[i]."""
+    """As WanDiT.velocity with conditions [B, 96, T, h, w]; hint i is added after main block LAYERS[i], none where `vace` is None."""
     b, c, frames, height, width = x.shape
     rope = dit.rope(frames, height // 2, width // 2, x.device)
     dtype = dit.compute_dtype
@@ -80,10 +88,11 @@ def velocity(dit, vace, x, t, text, conditions, scale=1.0):
     e0 = wan.linear(dit.time_projection[1], F.silu(e)).view(b, 6, dit.dim)
     text = F.pad(text, (0, 0, 0, dit.text_len - text.shape[1])).to(dtype)
     context = wan.linear(dit.text_embedding[2], F.gelu(wan.linear(dit.text_embedding[0], text), approximate="tanh"))
-    hint = wan.linear(vace.vace_blocks[0].before_proj, patches(conditions, vace.vace_patch_embedding, dtype).to(dtype)).float() + tokens
+    if vace is not None:
+        hint = wan.linear(vace.vace_blocks[0].before_proj, patches(conditions, vace.vace_patch_embedding, dtype).to(dtype)).float() + tokens
     for i, block in enumerate(dit.blocks):
         tokens = block(tokens, e0, context, rope)
-        if i in LAYERS:
+        if vace is not None and i in LAYERS:
             k = LAYERS.index(i)
             hint = vace.vace_blocks[k](hint, e0, context, rope)
             tokens = tokens + scale * wan.linear(vace.vace_blocks[k].after_proj, hint.to(dtype)).float()
@@ -145,14 +154,13 @@ class Pool:
         n, batch = cfg["clips"], min(96, cfg["clips"])
         scenes = generator.sample_scenes(n, seed, generator.Weights(count={1: 0.85, 2: 0.15}), grammar)
         rng = torch.Generator().manual_seed(seed + 1)
-        lines = {"full": [], "short": []}
+        lines = {kind + told: [] for kind in UNSAID for told in ("", " told")}         # "told": with what the reference shows
         for objects, background in generator.describe(scenes, grammar):
-            u = torch.rand(2, 6, generator=rng).tolist()
-            spoken = [{k: w for k, w in o.items() if not (k == "size" and u[0][0] < 0.4 or k == "motion" and u[0][1] < 0.2)} for o in objects]
-            lines["full"].append(grammar.sentence(spoken, background if u[0][2] < 0.8 else None))
-            first = {k: w for k, w in objects[0].items() if not (k == "size" and u[1][0] < 0.4 or k == "motion" and u[1][1] < 0.05 or
-                                                                 k == "colour" and u[1][3] < 0.9 or k == "shape" and u[1][4] < 0.9)}
-            lines["short"].append(grammar.sentence([first] + objects[1:], background if u[1][2] < 0.8 else None))
+            for kind, chances in UNSAID.items():
+                silent = {k for k, chance in chances.items() if torch.rand(1, generator=rng).item() < chance}
+                for told, quiet in (("", silent), (" told", silent - {"colour", "shape"})):
+                    first = {k: w for k, w in objects[0].items() if k not in quiet}
+                    lines[kind + told].append(grammar.sentence([first] + objects[1:], None if "background" in quiet else background))
         self.text = {k: t5.context(torch.tensor(words.encode(l, text_len), device=device)).to(torch.bfloat16) for k, l in lines.items()}
         self.empty = t5.context(torch.tensor(words.encode([""], text_len), device=device)).to(torch.bfloat16)
         parts = {"video": [], "reference": [], "depth": [], "weight": []}
@@ -199,6 +207,39 @@ def loss_of(dit, vace, pool, cfg, share, device):
     return (weight * (v - (noise - x0)).square()).sum() / (weight.sum() * x0.shape[1]), "depth" if alone else "reference"
 
 
+def taught_loss(dit, vace, teacher, pool, cfg, device):
+    """The distance from a teacher that reads in the caption what the model has to see in the reference."""
+    batch, u = cfg["batch"], torch.rand(1).item()
+    kind = "depth" if u < cfg["depth_share"] else "both" if u < cfg["depth_share"] + cfg["both"] else "reference"
+    pick = torch.randint(len(pool.video), (batch,), device=device)
+    x0 = pool.video[pick]
+    caption = {"depth": "full", "both": "bare", "reference": "short"}[kind]
+    dropped = torch.rand(batch, 1, 1, device=device) < cfg["drop"]
+    text, told = (torch.where(dropped, pool.empty, pool.text[k][pick]).float() for k in (caption, caption + " told"))
+    depth = None if kind == "reference" else pool.depth[pick]
+    alone = conditions_of(x0, pool.grey, depth=depth)
+    u = (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
+    sigma = cfg["shift"] * u / (1 + (cfg["shift"] - 1) * u)
+    often, least = cfg["high"]
+    sigma = torch.where(torch.rand(batch, device=device) < often, least + (1 - least) * torch.rand(batch, device=device), sigma)
+    level, x0 = sigma.view(-1, 1, 1, 1, 1), x0.float()
+    noise = torch.randn_like(x0)
+    x = (1 - level) * x0 + level * noise
+    with torch.no_grad():
+        want = velocity(dit, None if depth is None else teacher, x, 1000 * sigma, told, alone)
+    weight, c = pool.weight[pick][:, :, -x0.shape[2]:] if kind != "reference" else torch.ones_like(x0[:, :1]), alone
+    if kind != "depth":
+        own = torch.rand(batch, 1, 1, 1, 1, device=device) < cfg["own"][0]
+        reference = torch.where(own, pool.video[pick][:, :, :1], pool.reference[pick])
+        c = conditions_of(pool.video[pick], pool.grey, reference, depth)
+        noise = torch.randn_like(x0[:, :, :1])
+        x = torch.cat(((1 - level) * reference.float() + level * noise, x), 2)
+        want = torch.cat((noise - reference.float(), want), 2)
+        weight = torch.cat((torch.full_like(weight[:, :, :1], 0.1), weight), 2)
+    v = velocity(dit, vace, x, 1000 * sigma, text, c)
+    return (weight * (v - want).square()).sum() / (weight.sum() * x0.shape[1]), kind
+
+
 # ---------------------------------------------------------------------------------------------------- pixels
 
 
@@ -230,7 +271,7 @@ def sample(dit, vace, text, empty, conditions, noise, steps=20, shift=3.0, guida
 def pixels(dit, vace, vae, t5, words, text_len, pool, device, out, count=48, steps=20):
     start, grammar = time.time(), generator.Grammar()
     scenes = generator.sample_scenes(count, 987_654, generator.Weights(count={1: 1.0}), grammar)
-    told = [o[0] for o, _ in generator.describe(scenes, grammar)]
+    told = [{**o[0], "background": ground} for o, ground in generator.describe(scenes, grammar)]
     other = scenes.map(lambda v: v.roll(1, 0)).to(device)           # depth of another clip: its place and outline
     scenes = scenes.to(device)
     frames = generator.render(generator.tracks(scenes))[0]
@@ -245,6 +286,8 @@ def pixels(dit, vace, vae, t5, words, text_len, pool, device, out, count=48, ste
     rng = torch.Generator(device).manual_seed(3)
     jobs, names, keep = [], [], []
     cases = {"reference": (reference, None, [f"a shape {m}" for m in motion]),
+             "reference, background said": (reference, None,
+                                            [f"a shape {m} on a {o['background']} background" for m, o in zip(motion, told)]),
              "depth": (None, depth, [f"a {o['colour']} shape" for o in told]),
              "reference and another's depth": (reference, other_depth, ["a shape"] * count)}
     for name, (ref, control, lines) in cases.items():
@@ -280,7 +323,7 @@ def pixels(dit, vace, vae, t5, words, text_len, pool, device, out, count=48, ste
 def train(args, device):
     from safetensors.torch import load_file, save_file
     began = time.time()
-    cfg = {**SETTINGS, **(TINY if args.tiny else {}), **json.loads(args.settings)}
+    cfg = {**SETTINGS, **(TAUGHT if args.teacher else {}), **(TINY if args.tiny else {}), **json.loads(args.settings)}
     torch.manual_seed(args.seed)
     config, t5, dit, vae = wan.load_folder(args.checkpoint, device)
     for m in (t5, dit, vae):
@@ -290,6 +333,10 @@ def train(args, device):
     vace = Vace(dit).to(device)
     if args.start:
         vace.load_state_dict({k: v.float() for k, v in load_file(args.start).items()})
+    teacher = None
+    if args.teacher:
+        teacher = Vace(dit).to(device).requires_grad_(False)
+        teacher.load_state_dict({k: v.float() for k, v in load_file(args.teacher).items()})
     if args.look_around:
         for block in vace.vace_blocks:
             block.self_attn.norm_q.weight.data[:dit.dim // 2] *= 0.05
@@ -299,7 +346,7 @@ def train(args, device):
     optimizer = torch.optim.AdamW(params, lr=cfg["lr"], betas=(0.9, 0.98), weight_decay=0.0, fused=device == "cuda")
     plain = copy.deepcopy(dit)
     if not (args.tiny or args.eager):
-        for block in (*dit.blocks, *vace.vace_blocks):
+        for block in (*dit.blocks, *vace.vace_blocks, *(teacher.vace_blocks if teacher else ())):
             block.compile(dynamic=False)
     end, step, sums, counts, first_step = args.seconds - args.reserve, 0, {}, {}, None
     while True:
@@ -309,7 +356,7 @@ def train(args, device):
             break
         for group in optimizer.param_groups:
             group["lr"] = cfg["lr"] * min(1, (step + 1) / cfg["warmup"]) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
-        loss, kind = loss_of(dit, vace, pool, cfg, share, device)
+        loss, kind = taught_loss(dit, vace, teacher, pool, cfg, device) if teacher else loss_of(dit, vace, pool, cfg, share, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -319,7 +366,7 @@ def train(args, device):
         torch._foreach_lerp_([mean[n] for n in names], [p.detach() for p in params], 1 - decay)
         sums[kind], counts[kind] = sums.get(kind, 0) + loss.detach(), counts.get(kind, 0) + 1
         if step in (1, 2, 40) or step % 200 == 0:
-            print(f"step {step} {time.time() - began:.1f} s " + json.dumps({k: round(float(sums[k]) / counts[k], 4) for k in sums}), flush=True)
+            print(f"step {step} {time.time() - began:.1f} s " + json.dumps({k: round(float(sums[k]) / counts[k], 5) for k in sums}), flush=True)
             sums, counts = {}, {}
         if first_step is None and step == 40:
             first_step = time.time() - began
@@ -336,6 +383,7 @@ def main():
     parser = argparse.ArgumentParser(description="train VACE tensors for the shapes checkpoint")
     parser.add_argument("--checkpoint", default=os.path.join(HERE, "checkpoint"))
     parser.add_argument("--start", help="go on from these tensors")
+    parser.add_argument("--teacher", help="learn from the checkpoint, told the reference in words, and these tensors, shown the depth")
     parser.add_argument("--look-around", action="store_true", help="set half of the heads back to looking at all tokens alike")
     parser.add_argument("--out", default="vace-out")
     parser.add_argument("--seconds", type=float, default=110, help="of the whole call")

@@ -24,6 +24,7 @@ says budget-text 2 "memory.budget" "$W" run --config sweep.yaml --max-device-mem
 says budget-on-cpu 0 "memory.budget has no effect on the CPU" "$W" plan --config sweep.yaml --max-device-memory 1GiB
 "$W" plan --config sweep.yaml --blocks-to-swap 2 --json >plan.json 2>/dev/null
 check plan-json "the forecast does not name the blocks:" grep -q '"blocks_to_swap": *2' plan.json
+check plan-bands "the forecast does not say in how many bands is decoded:" grep -q '"decode_bands": *1' plan.json
 cp -r swap1 half
 rm -rf half/sweep/runs/*/s8
 check resume "a batch is not resumed with other memory settings:" "$W" run --resume half/sweep --blocks-to-swap 2

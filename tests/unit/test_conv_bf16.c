@@ -434,7 +434,7 @@ static void whole(int64_t dim, int64_t F, int64_t h, int64_t w, double limit)
         latents[i] = malloc((size_t)n_z * sizeof(float));
         DO(precision_find(&prec, names[i], e));
         DO(vae_open(&v, be, c, prec, e));
-        DO(vae_decode(v, &tz, &px, e));
+        DO(vae_decode(v, &tz, 1, &px, e));
         DO(op_download(video[i], &px, e));
         /* the encoder gets the same pixels both times */
         if (i == 1)

@@ -4,6 +4,7 @@
 #include "tests/unit/engine_fixture.h"
 
 #include "core/engine_internal.h"
+#include "core/io/ckpt_random.h"
 #include "experiments/forecast.h"
 
 enum { MIB = 1 << 20 };
@@ -187,6 +188,115 @@ static void test_choices(void **state)
     }
 }
 
+/* Wan 2.1 1.3B in bf16, as a GPU would plan it: where decoding alone is too large it goes in bands. */
+static void test_bands(void **state)
+{
+    (void)state;
+    static const dit_config dit = { .model_type = "t2v", .in_dim = 16, .out_dim = 16, .dim = 1536, .ffn_dim = 8960, .freq_dim = 256, .text_dim = 4096, .text_len = 512,
+                                    .num_heads = 12, .num_layers = 30, .eps = 1e-6, .patch_t = 1, .patch_h = 2, .patch_w = 2 };
+    static const umt5_config text = { 256384, 4096, 4096, 10240, 64, 24, 32 };
+    static const vae_config vae = { .dim = 96, .z_dim = 16, .mult = { 1, 2, 4, 4 }, .num_res_blocks = 2, .temporal_down = { false, true, true } };
+    const int64_t GIB = 1LL << 30, frame = 832 * 480 * 96 * 2;
+    engine g = { .dit_cfg = dit, .files.dit = "random" };
+    run_params r = a_run(832, 480, 81);
+    engine_memory m, less;
+    err e = { 0 };
+    DO(backend_open_cpu(&g.be, e));
+    DO(precision_find(&g.prec, "bf16", e));
+    DO(ckpt_random_dit(&g.dit_file[0], "random", &dit, 1, e));
+    DO(ckpt_random_umt5(&g.t5_file, "random", &text, 1, e));
+    DO(ckpt_random_vae(&g.vae_file, "random", &vae, 1, e));
+    DO(plan(&g, 80 * GIB, &r, &m, e));
+    assert_int_equal(m.decode_bands, 1);
+    assert_int_equal(m.decode_bytes, frame * 354 / 10);
+    for (int bands = 2; bands <= 8; bands++)      /* never below what does not shrink */
+        assert_true(engine_decode_bytes(&g, &r, &vae, bands) < engine_decode_bytes(&g, &r, &vae, bands - 1) &&
+                    engine_decode_bytes(&g, &r, &vae, bands) > frame * 124 / 10);
+    g.memory_budget = 6 * GIB;      /* the text encoder need not stay, the blocks can */
+    DO(plan(&g, 80 * GIB, &r, &m, e));
+    assert_true(m.decode_bands == 2 && m.blocks_to_swap == 0);
+    assert_true(m.device_bytes + 32 * MIB <= 6 * GIB);
+    g.memory_budget = 3 * GIB;
+    DO(plan(&g, 80 * GIB, &r, &m, e));
+    print_message("1.3B, 832 x 480, 81 frames within 3 GiB: %lld MiB, of these %lld for decoding in %d bands; %d of 30 blocks swapped\n",
+                  (long long)(m.device_bytes / MIB), (long long)(m.decode_bytes / MIB), m.decode_bands, m.blocks_to_swap);
+    assert_true(m.decode_bands == 4 && m.blocks_to_swap < 30 && m.device_bytes + 32 * MIB <= 3 * GIB);
+    r.latents_only = true;
+    DO(plan(&g, 80 * GIB, &r, &less, e));
+    assert_true(less.decode_bands == 1 && less.blocks_to_swap < m.blocks_to_swap);
+    r.latents_only = false;
+    /* within every limit; in no more bands than needed, and in more than four only where no block is left to swap */
+    int64_t budget = 8 * GIB;
+    for (; !plan(&g, 80 * GIB, &r, &m, &e); budget -= 64 * MIB) {
+        int64_t limit = m.limit_bytes - 32 * MIB;
+        assert_true(m.device_bytes <= limit && m.decode_bands >= 1 && m.decode_bands <= 8);
+        assert_true(m.decode_bands == 1 || m.device_bytes - m.decode_bytes + engine_decode_bytes(&g, &r, &vae, m.decode_bands - 1) > limit);
+        assert_true(m.decode_bands <= 4 || m.runtime_bytes + m.dit_bytes + m.vae_bytes + engine_decode_bytes(&g, &r, &vae, 4) +
+                                           m.latent_bytes - (30 - m.blocks_to_swap) * m.slot_bytes / 2 > limit);
+        g.memory_budget = budget;
+    }
+    assert_true(budget < 5 * GIB / 2 && m.decode_bands == 8 && m.blocks_to_swap == 30);
+    assert_text_has(e.text, " in 8 bands, CUDA itself ");
+    /* never with VACE, in f32, or block by block */
+    g.memory_budget = 6 * GIB;
+    r.n_vace_scale = 4;
+    r.vace_scale = (double[]){ 0, 0, 0, 0 };
+    DO(plan(&g, 80 * GIB, &r, &m, e));
+    assert_true(m.decode_bands == 1 && m.blocks_to_swap > 0);
+    r.n_vace_scale = 0;
+    causal_options block = CAUSAL_OPTIONS_INIT;
+    r.causal = &block;
+    g.causal = true;
+    assert_int_equal(plan(&g, 80 * GIB, &r, &m, &e), ERR_MEMORY);
+    assert_true(m.decode_bands == 1 && m.blocks_to_swap == 30);
+    r.causal = NULL;
+    g.causal = false;
+    DO(precision_find(&g.prec, "exact", e));
+    g.memory_budget = 12 * GIB;
+    DO(plan(&g, 80 * GIB, &r, &m, e));
+    assert_true(m.decode_bands == 1 && m.decode_bytes == frame * 2 * 41);
+    ckpt_close(g.dit_file[0]);
+    ckpt_close(g.t5_file);
+    ckpt_close(g.vae_file);
+    backend_close(g.be);
+}
+
+static int keep_frame(int64_t index, int width, int height, const uint8_t *rgb, void *user, err *e)
+{
+    (void)e;
+    memcpy((uint8_t *)user + index * width * height * 3, rgb, (size_t)(width * height * 3));
+    return 0;
+}
+
+/* The engine decodes as its plan says. In f32 values may round otherwise in a band (tests/unit/test_vae_bands.c), and a byte with them. */
+static void test_decode(void **state)
+{
+    (void)state;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    engine *g = open_tiny(&o, false);
+    enum { N = 5 * 64 * 48 * 3 };
+    static uint8_t whole[N], banded[N];
+    static float z[16 * 2 * 6 * 8];
+    tensor t;
+    for (size_t i = 0; i < sizeof z / sizeof *z; i++)
+        z[i] = (float)(i * 2654435761u % 1000) / 500 - 1;
+    DO(TENSOR_NEW(&t, g->be, DT_F32, e, 16, 2, 6, 8));
+    DO(op_upload(&t, z, e));
+    int64_t peak[2];
+    for (int k = 0; k < 2; k++) {
+        DO(engine_need_vae(g, e));
+        g->memory.decode_bands = k ? 3 : 0;      /* nothing planned yet: whole */
+        g->be->bytes_peak = g->be->bytes_now;
+        DO(engine_decode(g, &t, keep_frame, k ? banded : whole, e));
+        peak[k] = g->be->bytes_peak - g->be->bytes_now;
+    }
+    for (int i = 0; i < N; i++)
+        assert_true(abs(whole[i] - banded[i]) <= 1);
+    assert_true(peak[1] < peak[0]);
+    tensor_free(&t);
+    engine_close(g);
+}
+
 /* One run; its latents, n of them. */
 static float *denoise(engine *g, size_t *bytes)
 {
@@ -335,9 +445,10 @@ static void test_forecast(void **state)
     assert_text_has(str_text(&text), "host     36 of 40 transformer blocks are streamed from 25.3 GB of pinned memory\n");
     str_release(&text);
     f.memory.blocks_to_swap = 0;
+    f.memory.decode_bands = 3;
     f.memory.streams_text = false;
     forecast_print(&f, &text);
-    assert_text_has(str_text(&text), "diffusion weights 3.00 GB, a step 2.50 GB, text encoder 450 MB, VAE");
+    assert_text_has(str_text(&text), "diffusion weights 3.00 GB, a step 2.50 GB, text encoder 450 MB, VAE 254 MB and decoding 1.50 GB (in 3 bands of rows), CUDA itself");
     assert_null(strstr(str_text(&text), "host     "));
     str_release(&text);
     forecast_line(&f, &text);
@@ -345,6 +456,7 @@ static void test_forecast(void **state)
     str_release(&text);
     forecast_json(&f, &text);
     assert_text_has(str_text(&text), "\"device_bytes\": 8000000000");
+    assert_text_has(str_text(&text), "\"decode_bands\": 3");
     str_release(&text);
 }
 
@@ -365,7 +477,7 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_choices), cmocka_unit_test(test_runs), cmocka_unit_test(test_streamed_text),
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_choices), cmocka_unit_test(test_bands), cmocka_unit_test(test_decode), cmocka_unit_test(test_runs), cmocka_unit_test(test_streamed_text),
         cmocka_unit_test(test_forecast),
     };
     return cmocka_run_group_tests(tests, make, clean);
