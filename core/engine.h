@@ -131,7 +131,7 @@ int prompt_blend(prompt **out, const prompt *a, const prompt *b, double t, blend
 
 /* ---- VACE: reference images, control video, mask (docs/vace.md) ---- */
 
-typedef struct vace_inputs {                 /* host memory, borrowed during engine_vace_encode() */
+typedef struct vace_inputs {                 /* host memory, borrowed during engine_vace_encode(); with a causal model until the condition is freed */
     int width, height, frames;               /* of the video; pixels, as in run_params */
     int n_references;
     const float *const *references;          /* f32 [3, height, width] each, in [-1, 1] */
@@ -139,12 +139,24 @@ typedef struct vace_inputs {                 /* host memory, borrowed during eng
     const float *mask;                       /* f32 [frames, height, width], 1 = to be made, or NULL for everywhere */
 } vace_inputs;
 
+/* `n` frames from frame `first` on, f32 [3, n, height, width] of a control or [n, height, width] of a mask, into host memory. Each is asked for
+ * once, in their order. */
+typedef int (*vace_frames_fn)(int64_t first, int64_t n, float *out, void *user, err *e);
+typedef struct vace_source {
+    vace_frames_fn control, mask;            /* NULL: there is none */
+    void *user;
+} vace_source;
+
 typedef struct vace_condition vace_condition;
 
 /* Does this model have VACE weights? ERR_CONFIG with what to do if not. */
 int engine_check_vace(const engine *g, err *e);
-/* Encodes with the VAE. NaN and infinity are refused with their place. */
+/* Encodes with the VAE. NaN and infinity are refused with their place. With a causal model only the references are encoded here: control and
+ * mask follow when the blocks are made that they condition, once for all runs, and wait on the host for the next run. */
 int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e);
+/* The same for a causal model whose control and mask come from `from` (copied) as blocks are made; those of `in` are NULL. A run that begins
+ * in the middle asks for everything up to there first. After an error of `from` every further block gives the same error. */
+int engine_vace_follow(engine *g, const vace_inputs *in, const vace_source *from, vace_condition **out, err *e);
 void vace_condition_free(vace_condition *c);
 const tensor *vace_condition_context(const vace_condition *c);   /* f32 [96, latent frames + references, height/8, width/8]; empty for a causal
                                                                   * model, whose blocks get theirs one after another */
@@ -202,7 +214,7 @@ typedef struct run_params {
     bool latents_bf16;                       /* round latents, guidance, Euler update and timestep to bf16 as DiffSynth does
                                               * (wan_video_holocine.py:455-478); SOLVER_DIFFSYNTH_EULER only */
     /* VACE. With every scale 0 the run is exactly the one without. */
-    const vace_condition *vace;              /* NULL: none */
+    vace_condition *vace;                    /* NULL: none. A causal run encodes what it reaches first */
     int vace_references;                     /* those of `vace`; known before it is encoded, since each adds a latent frame (not in causal runs) */
     const double *vace_scale;                /* n_vace_scale is 0 (then 1 throughout), 1, or steps */
     int n_vace_scale;

@@ -132,7 +132,7 @@ int engine_clip_next(engine_clip *c, const hooks *h, tensor *latents, err *e)
     *latents = (tensor){ 0 };
     if (c->vace) {
         int64_t n = c->r->causal->block;
-        TRY(vace_condition_block(c->r->vace, c->g->be, causal_blocks(c->c) * n, n, &said, e));
+        TRY(vace_condition_block(c->r->vace, c->g, causal_blocks(c->c) * n, n, &said, e));
         causal_condition_next(c->c, &(causal_condition){ &said, c->scale, c->r->vace_block_scale });
     }
     if (now != c->n_switched) {

@@ -8,6 +8,7 @@
 #include "core/text/clean.h"
 #include "core/text/tokenizer.h"
 #include "core/text/umt5.h"
+#include "core/vae/vace_context.h"
 #include "core/vae/vae.h"
 
 struct engine {
@@ -45,12 +46,20 @@ struct engine {
 };
 
 struct vace_condition {
-    tensor context;                            /* empty for a causal model, which gets a block at a time: */
-    float *host;                               /* [96, latent_frames, plane] of control and mask, or of grey to be made */
-    float *references;                         /* [n_references, 16, plane] */
-    int64_t latent_frames, plane;
-    bool controlled;                           /* a control video or a mask was given */
     int width, height, frames, n_references;
+    tensor context;                            /* empty for a causal model, which gets a block at a time: */
+    bool controlled;                           /* a control video or a mask was given */
+    int64_t latent_frames, plane;
+    float *references;                         /* [n_references, 16, plane] */
+    int64_t done;                              /* latent frames encoded so far */
+    float *latents;                            /* [latent_frames, 32, plane] of control and mask, or of grey to be made */
+    float *folded;                             /* [latent_frames, 64, plane] of the mask; NULL: 1 everywhere */
+    vace_source from;
+    vace_inputs in;                            /* what `from` reads when the frames lie in memory */
+    vace_stream *stream;                       /* until the last frame is encoded */
+    float *pixels, *masks;                     /* frames of one latent frame; of masks one more, which the fold may look at */
+    int64_t masks_first, masks_read;           /* the first in `masks`; asked for so far */
+    err failed;                                /* the first failure: the stream cannot go on */
 };
 
 /* Opens model.vace and completes the configuration; loads the hint blocks on the first run that needs them. */
@@ -59,9 +68,11 @@ int engine_need_vace_blocks(engine *g, err *e);
 /* Does VACE act on this run? Frames that its references add. */
 bool run_has_vace(const engine *g, const run_params *r);
 int run_check_vace(const engine *g, const run_params *r, err *e);
-/* What a condition made for a causal model says about latent frames [first, first + n): f32 [96, n, h, w], the caller frees it. References
- * stand in for the first frames of a block; beside a control video or a mask in the first block only. */
-int vace_condition_block(const vace_condition *c, backend *be, int64_t first, int64_t n, tensor *out, err *e);
+/* What a condition made for a causal model says about latent frames [first, first + n): f32 [96, n, h, w], the caller frees it. What is not
+ * encoded up to there is. References stand in for the first frames of a block; beside a control video or a mask in the first block only. */
+int vace_condition_block(vace_condition *c, engine *g, int64_t first, int64_t n, tensor *out, err *e);
+/* Device bytes of conditions in a run of latents of this shape; for a causal one a block's context and the encoder's two histories. */
+int64_t engine_condition_bytes(const engine *g, const run_params *r, const int64_t shape[4]);
 /* Takes the first n frames of latents [C, F, H, W] away. */
 int run_drop_frames(tensor *latents, int n, err *e);
 

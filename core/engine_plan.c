@@ -169,7 +169,7 @@ static int measure(const engine *g, const run_params *r, parts *p, err *e)
     dit_sizes_of(c, g->prec, table && table->dtype == DT_BF16, vace, at_once * frame, groups, &p->z);
     /* latents, two predictions, the sampler's history; text: two contexts, and one while it is embedded */
     p->latents = kept + 9 * 4 * shape[0] * frames * shape[2] * shape[3] +
-                 (int64_t)c->text_len * (3 * c->dim + c->text_dim) * (int64_t)dtype_size(g->prec->act) + (vace ? 4 * 96 * shape[1] * shape[2] * shape[3] : 0);
+                 (int64_t)c->text_len * (3 * c->dim + c->text_dim) * (int64_t)dtype_size(g->prec->act) + (vace ? engine_condition_bytes(g, r, shape) : 0);
     if (g->t5_file) {
         umt5_config t;
         if ((rc = umt5_config_detect(&t, g->t5_file, e)))

@@ -6,11 +6,10 @@
 #include <string.h>
 
 #include "core/engine_internal.h"
-#include "core/vae/vace_context.h"
 
 #define TRY(call) do { if ((rc = (call))) goto out; } while (0)
 
-static const ckpt *vace_source(const engine *g)
+static const ckpt *weights_of(const engine *g)
 {
     return g->vace_file ? g->vace_file : g->dit_file[0];
 }
@@ -54,7 +53,7 @@ int engine_check_vace(const engine *g, err *e)
                    "(Wan2.1-VACE-1.3B, or a file with its vace_* tensors), or model.path to the release itself", g->files.dit);
     if (g->dit_cfg.vace_in_dim != VACE_CHANNELS)
         return ERR(e, ERR_SHAPE, "%s: its VACE part takes %d channels; the conditions have %d (16 kept, 16 to change, 64 of the mask)",
-                   ckpt_path(vace_source(g)), g->dit_cfg.vace_in_dim, VACE_CHANNELS);
+                   ckpt_path(weights_of(g)), g->dit_cfg.vace_in_dim, VACE_CHANNELS);
     return 0;
 }
 
@@ -68,7 +67,7 @@ int engine_need_vace_blocks(engine *g, err *e)
     if (!rc)
         rc = engine_loras_of(g, 0, &loras, &n, e);
     if (!rc)
-        rc = dit_add_vace_lora(g->dits[0], vace_source(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, loras, n, e);
+        rc = dit_add_vace_lora(g->dits[0], weights_of(g), c->vace_in_dim, c->n_vace_layers, c->vace_layers, loras, n, e);
     free(loras);
     g->vace_loaded = !rc;
     return rc;
@@ -76,69 +75,126 @@ int engine_need_vace_blocks(engine *g, err *e)
 
 /* ---- conditions ---- */
 
-static int check_values(const float *v, int64_t frames, int64_t plane, int channels, const char *what, err *e)
+/* v [channels, frames, plane], whose frames are those from `first` on */
+static int check_values(const float *v, int64_t first, int64_t frames, int64_t plane, int channels, const char *what, err *e)
 {
     for (int64_t i = 0; v && i < channels * frames * plane; i++)
         if (!isfinite(v[i]))
-            return ERR(e, ERR_NAN, "%s holds NaN or infinity in frame %lld; clean it before it conditions a video", what, (long long)(i / plane % frames));
+            return ERR(e, ERR_NAN, "%s holds NaN or infinity in frame %lld; clean it before it conditions a video", what,
+                       (long long)(first + i / plane % frames));
     return 0;
 }
 
-/* The context of a causal clip goes to the host, where it waits for its blocks; references are kept apart from it. */
-static int keep_on_host(engine *g, vace_condition *c, const vace_inputs *in, err *e)
+static int control_there(int64_t first, int64_t n, float *out, void *user, err *e)
+{
+    const vace_inputs *in = user;
+    int64_t plane = (int64_t)in->width * in->height;
+    (void)e;
+    for (int k = 0; k < 3; k++)
+        memcpy(out + k * n * plane, in->control + (k * in->frames + first) * plane, (size_t)(n * plane) * sizeof *out);
+    return 0;
+}
+
+static int mask_there(int64_t first, int64_t n, float *out, void *user, err *e)
+{
+    const vace_inputs *in = user;
+    int64_t plane = (int64_t)in->width * in->height;
+    (void)e;
+    memcpy(out, in->mask + first * plane, (size_t)(n * plane) * sizeof *out);
+    return 0;
+}
+
+/* A causal clip's conditions wait for their blocks; only the references, which belong to none, are encoded now. */
+static int begin_stream(engine *g, vace_condition *c, const vace_inputs *in, const vace_source *from, err *e)
 {
     int rc = 0, n = in->n_references;
-    tensor faces = { 0 };
-    float *grey = NULL, *all = NULL;
-    c->controlled = in->control || in->mask;
-    c->latent_frames = c->context.shape[1];
-    c->plane = c->context.shape[2] * c->context.shape[3];
-    if (!(c->host = malloc((size_t)tensor_count(&c->context) * sizeof *c->host))) {
+    int64_t frame = (int64_t)in->width * in->height;
+    c->in = *in;
+    c->from = from ? *from : (vace_source){ in->control ? control_there : NULL, in->mask ? mask_there : NULL, &c->in };
+    c->controlled = c->from.control || c->from.mask;
+    c->latents = malloc((size_t)(32 * c->latent_frames * c->plane) * sizeof *c->latents);
+    c->references = malloc((size_t)(16 * (n + 1) * c->plane) * sizeof *c->references);
+    if (c->from.control)
+        c->pixels = malloc((size_t)(3 * VAE_TIME * frame) * sizeof *c->pixels);
+    if (c->from.mask) {
+        c->masks = malloc((size_t)((VAE_TIME + 1) * frame) * sizeof *c->masks);
+        c->folded = malloc((size_t)(64 * c->latent_frames * c->plane) * sizeof *c->folded);
+    }
+    if (!c->latents || !c->references || (c->from.control && !c->pixels) || (c->from.mask && (!c->masks || !c->folded))) {
         rc = ERR(e, ERR_MEMORY, "no memory for the conditions of %" PRId64 " latent frames", c->latent_frames);
         goto out;
     }
-    TRY(op_download(c->host, &c->context, e));
-    tensor_free(&c->context);
-    if (!n)
-        goto out;
-    grey = calloc(3 * (size_t)in->width * (size_t)in->height, sizeof *grey);
-    all = malloc((size_t)(VACE_CHANNELS * (n + 1) * c->plane) * sizeof *all);
-    c->references = malloc((size_t)(16 * n * c->plane) * sizeof *c->references);
-    if (!grey || !all || !c->references) {
-        rc = ERR(e, ERR_MEMORY, "no memory for %d references", n);
-        goto out;
-    }
-    TRY(vace_context_build(&faces, g->vae, g->be, grey, NULL, 1, in->height, in->width, in->references, n, e));
-    TRY(op_download(all, &faces, e));
-    for (int r = 0; r < n; r++)
-        for (int k = 0; k < 16; k++)
-            memcpy(c->references + (r * 16 + k) * c->plane, all + (k * (n + 1) + r) * c->plane, (size_t)c->plane * sizeof *all);
+    for (int i = 0; i < n; i++)
+        TRY(vace_reference_encode(c->references + i * 16 * c->plane, g->vae, g->be, in->references[i], in->height, in->width, e));
 out:
-    tensor_free(&faces);
-    free(grey);
-    free(all);
     return rc;
 }
 
-int vace_condition_block(const vace_condition *c, backend *be, int64_t first, int64_t n, tensor *out, err *e)
+/* The masks of frames [first, first + n) and, where there is one, the frame after them. */
+static int read_masks(vace_condition *c, int64_t first, int64_t n, err *e)
+{
+    int64_t frame = (int64_t)c->width * c->height, end = first + n + 1 < c->frames ? first + n + 1 : c->frames, at = c->masks_read;
+    if (at > first)      /* frame `first` came with the ones before */
+        memmove(c->masks, c->masks + (first - c->masks_first) * frame, (size_t)frame * sizeof *c->masks);
+    c->masks_first = first;
+    if (at >= end)
+        return 0;
+    float *to = c->masks + (at - first) * frame;
+    int rc = c->from.mask(at, end - at, to, c->from.user, e);
+    c->masks_read = end;
+    return rc ? rc : check_values(to, at, end - at, frame, 1, "the mask", e);
+}
+
+/* Latent frame c->done. */
+static int encode_next(engine *g, vace_condition *c, err *e)
+{
+    int rc = 0;
+    int64_t i = c->done, first = i ? VAE_TIME * (i - 1) + 1 : 0, n = i ? VAE_TIME : 1, frame = (int64_t)c->width * c->height;
+    TRY(engine_need_vae(g, e));
+    if (!c->stream)
+        TRY(vace_stream_new(&c->stream, g->vae, g->be, c->height, c->width, e));
+    if (c->from.control) {
+        TRY(c->from.control(first, n, c->pixels, c->from.user, e));
+        TRY(check_values(c->pixels, first, n, frame, 3, "the control video", e));
+    }
+    if (c->from.mask) {
+        TRY(read_masks(c, first, n, e));
+        vace_mask_fold(c->folded + i * 64 * c->plane, c->plane, c->masks + (vace_mask_frame(i, c->frames, c->latent_frames) - first) * frame, c->height, c->width);
+    }
+    TRY(vace_stream_next(c->stream, c->pixels, c->masks, c->latents + i * 32 * c->plane, e));
+    if (++c->done == c->latent_frames) {
+        vace_stream_free(c->stream);
+        c->stream = NULL;
+    }
+out:
+    return rc;
+}
+
+int vace_condition_block(vace_condition *c, engine *g, int64_t first, int64_t n, tensor *out, err *e)
 {
     int rc = 0;
     int64_t plane = c->plane, shown = c->controlled && first > 0 ? 0 : c->n_references < n ? c->n_references : n;
-    float *host = malloc((size_t)(VACE_CHANNELS * n * plane) * sizeof *host);
+    float *host = NULL;
     *out = (tensor){ 0 };
-    if (!host)
+    while (!c->failed.kind && c->done < first + n)
+        (void)err_at(&c->failed, encode_next(g, c, &c->failed), "while encoding the conditions of a block");
+    if (c->failed.kind) {
+        vace_stream_free(c->stream);
+        c->stream = NULL;
+        return ERR(e, c->failed.kind, "%s", c->failed.text);
+    }
+    if (!(host = malloc((size_t)(VACE_CHANNELS * n * plane) * sizeof *host)))
         return ERR(e, ERR_MEMORY, "no memory for the conditions of a block");
     for (int64_t k = 0; k < VACE_CHANNELS; k++)
         for (int64_t f = 0; f < n; f++) {
             float *to = host + (k * n + f) * plane;
-            if (f >= shown)
-                memcpy(to, c->host + (k * c->latent_frames + first + f) * plane, (size_t)plane * sizeof *to);
-            else if (k < 16)
-                memcpy(to, c->references + (f * 16 + k) * plane, (size_t)plane * sizeof *to);
-            else
-                memset(to, 0, (size_t)plane * sizeof *to);
+            const float *from = f < shown ? k < 16 ? c->references + (f * 16 + k) * plane : NULL
+                              : k < 32    ? c->latents + ((first + f) * 32 + k) * plane
+                              : c->folded ? c->folded + ((first + f) * 64 + k - 32) * plane : NULL;
+            for (int64_t i = 0; i < plane; i++)
+                to[i] = from ? from[i] : f < shown ? 0 : 1;
         }
-    TRY(TENSOR_NEW(out, be, DT_F32, e, VACE_CHANNELS, n, c->height / VAE_SPACE, c->width / VAE_SPACE));
+    TRY(TENSOR_NEW(out, g->be, DT_F32, e, VACE_CHANNELS, n, c->height / VAE_SPACE, c->width / VAE_SPACE));
     TRY(op_upload(out, host, e));
 out:
     free(host);
@@ -147,7 +203,18 @@ out:
     return rc;
 }
 
-int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e)
+static int encode_whole(engine *g, vace_condition *c, const vace_inputs *in, err *e)
+{
+    float *grey = NULL;
+    if (!in->control && !(grey = calloc((size_t)(3 * in->frames) * (size_t)in->width * (size_t)in->height, sizeof *grey)))
+        return ERR(e, ERR_MEMORY, "no memory for a control video of %d frames", in->frames);
+    int rc = vace_context_build(&c->context, g->vae, g->be, in->control ? in->control : grey, in->mask, in->frames, in->height, in->width, in->references,
+                                in->n_references, e);
+    free(grey);
+    return rc;
+}
+
+int engine_vace_follow(engine *g, const vace_inputs *in, const vace_source *from, vace_condition **out, err *e)
 {
     int rc = 0;
     vace_condition *c = calloc(1, sizeof *c);
@@ -158,42 +225,47 @@ int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, e
         return ERR(e, ERR_MEMORY, "no memory for the conditions of a video");
     c->width = size.width = in->width;
     c->height = size.height = in->height;
-    c->frames = size.frames = in->frames;
+    c->frames = in->frames;
+    size.frames = g->causal && in->frames % VAE_TIME == 1 ? 1 : in->frames;      /* as long as its run may be */
     c->n_references = in->n_references;
-    float *grey = NULL;
     TRY(engine_check_vace(g, e));
     TRY(engine_latent_shape(g, &size, shape, e));
-    TRY(check_values(in->control, in->frames, plane, 3, "the control video", e));
-    TRY(check_values(in->mask, in->frames, plane, 1, "the mask", e));
+    c->latent_frames = (in->frames - 1) / VAE_TIME + 1;
+    c->plane = shape[2] * shape[3];
+    TRY(check_values(in->control, 0, in->frames, plane, 3, "the control video", e));
+    TRY(check_values(in->mask, 0, in->frames, plane, 1, "the mask", e));
     for (int i = 0; i < in->n_references; i++) {
         char what[40];
         snprintf(what, sizeof what, "reference %d", i);
-        TRY(check_values(in->references[i], 1, plane, 3, what, e));
-    }
-    if (!in->control && !(grey = calloc((size_t)(3 * in->frames) * (size_t)plane, sizeof *grey))) {
-        rc = ERR(e, ERR_MEMORY, "no memory for a control video of %d frames", in->frames);
-        goto out;
+        TRY(check_values(in->references[i], 0, 1, plane, 3, what, e));
     }
     TRY(engine_need_vae(g, e));
-    TRY(vace_context_build(&c->context, g->vae, g->be, in->control ? in->control : grey, in->mask, in->frames, in->height, in->width,
-                           g->causal ? NULL : in->references, g->causal ? 0 : in->n_references, e));
-    if (g->causal)
-        TRY(keep_on_host(g, c, in, e));
+    if (!g->causal && from)
+        TRY(ERR(e, ERR_INTERNAL, "only a causal model follows its conditions block by block"));
+    TRY(g->causal ? begin_stream(g, c, in, from, e) : encode_whole(g, c, in, e));
     *out = c;
     c = NULL;
 out:
-    free(grey);
     vace_condition_free(c);
     engine_leave_vae(g);
     return err_at(e, rc, "while encoding the conditions of the video");
+}
+
+int engine_vace_encode(engine *g, const vace_inputs *in, vace_condition **out, err *e)
+{
+    return engine_vace_follow(g, in, NULL, out, e);
 }
 
 void vace_condition_free(vace_condition *c)
 {
     if (c) {
         tensor_free(&c->context);
-        free(c->host);
+        vace_stream_free(c->stream);
         free(c->references);
+        free(c->latents);
+        free(c->folded);
+        free(c->pixels);
+        free(c->masks);
         free(c);
     }
 }
@@ -201,6 +273,33 @@ void vace_condition_free(vace_condition *c)
 const tensor *vace_condition_context(const vace_condition *c)
 {
     return &c->context;
+}
+
+/* The histories keep two frames before each 3x3x3 convolution and one before each that halves time (core/vae/vae.c). */
+static int64_t history_bytes(const engine *g, const run_params *r, const vae_config *v)
+{
+    int64_t type = (int64_t)dtype_size(g->prec->vae), area = (int64_t)r->width * r->height, in = v->dim, bytes = 2 * 3 * area * type;
+    for (int level = 0; level < 4; level++, area /= 4) {
+        int64_t dim = (int64_t)v->dim * v->mult[level];
+        bytes += 2 * (in + (2 * v->num_res_blocks - 1) * dim) * area * type;
+        if (level < 3 && v->temporal_down[level])
+            bytes += dim * area / 4 * type;
+        if (level == 3)      /* the middle and the last convolution */
+            bytes += 2 * 5 * dim * area * type;
+        in = dim;
+    }
+    return bytes;
+}
+
+int64_t engine_condition_bytes(const engine *g, const run_params *r, const int64_t shape[4])
+{
+    err ignored = { 0 };
+    vae_config v;
+    int64_t frame = 4 * VACE_CHANNELS * shape[2] * shape[3];
+    if (!g->causal || !r->causal)
+        return frame * shape[1];
+    bool encodes = run_has_vace(g, r) && g->vae_file && !vae_config_detect(&v, g->vae_file, &ignored);
+    return frame * r->causal->block + (encodes ? 2 * history_bytes(g, r, &v) : 0);
 }
 
 /* ---- a run ---- */

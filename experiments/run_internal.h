@@ -23,7 +23,7 @@ struct runner {
     bool uses_negative;
     double *vace_scale;                /* one a step */
     bool conditioned, inputs_read;
-    vace_buffers inputs;               /* until they are encoded */
+    vace_buffers inputs;               /* until they are encoded; of a causal model to the end */
     vace_condition *condition;
     str conditions;                    /* JSON of their digests */
     causal_options causal;             /* of a causal model; params.causal points here */
@@ -60,7 +60,8 @@ void frame_sink_abort(frame_sink *s);
 double runner_now(void);
 /* Fills params and what they point to (run_params.c); the engine is open and cfg resolved. */
 int runner_fill_params(runner *r, err *e);
-int runner_need_condition(runner *r, err *e);      /* reads and encodes what conditions the videos, once for all runs */
+int runner_need_condition(runner *r, err *e);      /* reads and encodes what conditions the videos, once for all runs; of a
+                                                    * causal model the references, the rest with its blocks */
 void runner_average(double *mean, double fresh);
 /* Progress: `done` of the run's steps. */
 void runner_tell(runner *r, int64_t done, const char *phase);

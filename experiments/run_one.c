@@ -40,22 +40,24 @@ int runner_prepare(runner *r, err *e)
 {
     if (!r->conditioned || r->inputs_read)
         return 0;
-    int rc = vace_inputs_load(&r->inputs, r->cfg, e);
+    int rc = r->info.causal ? vace_inputs_follow(&r->inputs, r->cfg, e) : vace_inputs_load(&r->inputs, r->cfg, e);
     r->inputs_read = !rc;
     return rc;
 }
 
-/* Encoded once for all runs. */
+/* Encoded once for all runs; with a causal model block by block, during the first. */
 int runner_need_condition(runner *r, err *e)
 {
     if (!r->conditioned || r->condition)
         return 0;
     int rc = runner_prepare(r, e);
+    const bool causal = r->info.causal;
+    const vace_source from = vace_inputs_source(&r->inputs);
     const vace_inputs in = { r->params.width, r->params.height, r->params.frames, r->inputs.n_references, (const float *const *)r->inputs.references,
-                             r->inputs.control, r->inputs.mask };
+                             causal ? NULL : r->inputs.control, causal ? NULL : r->inputs.mask };
     if (!rc)
-        rc = engine_vace_encode(r->g, &in, &r->condition, e);
-    if (!rc)
+        rc = engine_vace_follow(r->g, &in, causal ? &from : NULL, &r->condition, e);
+    if (!rc && !causal)      /* a causal run comes to them block by block */
         vace_inputs_release(&r->inputs);
     return rc;
 }

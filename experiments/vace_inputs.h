@@ -2,6 +2,7 @@
 #ifndef WANSCOPE_VACE_INPUTS_H
 #define WANSCOPE_VACE_INPUTS_H
 
+#include "core/engine.h"
 #include "experiments/settings.h"
 
 enum { VACE_MAX_REFERENCES = 4 };
@@ -11,6 +12,9 @@ typedef struct vace_buffers {
     int n_references;
     float *control;                            /* [3, frames, height, width], or NULL */
     float *mask;                               /* [frames, height, width], or NULL */
+    const config *cfg;                         /* of vace_inputs_follow(): */
+    int64_t frames, plane;
+    struct vace_reader *later[2];              /* control and mask that do not lie there */
 } vace_buffers;
 
 /* Does the section name anything? */
@@ -21,6 +25,12 @@ int vace_inputs_check(const config *c, err *e);
 int vace_inputs_digests(const config *c, str *out, err *e);
 /* Decodes, fits and checks everything. */
 int vace_inputs_load(vace_buffers *out, const config *c, err *e);
+/* The same for a causal model, which asks for frames as it makes its blocks: what needs no other frames than the one (videos, depth in
+ * videos that is neither stretched over the clip nor smoothed, masks) stays in its file, which is read through for being whole and long
+ * enough, without decoding. The settings must live until vace_inputs_release(). */
+int vace_inputs_follow(vace_buffers *out, const config *c, err *e);
+/* Where a causal model gets its frames then; `b` must stay where it is. */
+vace_source vace_inputs_source(vace_buffers *b);
 void vace_inputs_release(vace_buffers *b);
 
 #endif

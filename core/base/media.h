@@ -80,6 +80,8 @@ const video_info *video_reader_info(const video_reader *r);
 const char *video_reader_tag(const video_reader *r, const char *key);   /* container metadata, or NULL; owned by r */
 /* Decodes the next frame into rgb (3 * width * height bytes). Returns 1 for a frame, 0 at the end, or an err_kind. */
 int video_reader_frame(video_reader *r, uint8_t *rgb, err *e);
+/* Reads the file through without decoding, beside the reader's own place: *n_frames that are there, ERR_FORMAT where it was cut off. */
+int video_reader_look_through(video_reader *r, int64_t *n_frames, err *e);
 void video_reader_close(video_reader *r);                               /* NULL is harmless */
 
 /* ---- still images ---- */

@@ -294,20 +294,30 @@ void video_reader_close(video_reader *r)
     free(r);
 }
 
-/* Containers without an index (y4m) are read through once. */
+/* Packets of the stream that a decoder shows. */
 static int count_packets(video_reader *r, int64_t *count, err *e)
 {
     AVFormatContext *f = NULL;
+    bool cut = false;
     *count = 0;
     int av = avformat_open_input(&f, r->url, NULL, NULL);
     if (av >= 0)
         av = avformat_find_stream_info(f, NULL);
-    while (av >= 0 && (av = av_read_frame(f, r->packet)) >= 0) {
-        *count += r->packet->stream_index == r->stream;
+    while (av >= 0 && !cut && (av = av_read_frame(f, r->packet)) >= 0) {
+        bool ours = r->packet->stream_index == r->stream;
+        cut = r->packet->flags & AV_PKT_FLAG_CORRUPT;
+        *count += ours && !cut && !(r->packet->flags & AV_PKT_FLAG_DISCARD);
         av_packet_unref(r->packet);
     }
     avformat_close_input(&f);
+    if (cut)
+        return ERR(e, ERR_FORMAT, "%s: the video is damaged near frame %lld: the data are cut off; copy or make it again", r->path, (long long)*count);
     return av == AVERROR_EOF ? 0 : av_fail(e, av, r->path, "the video cannot be read to its end");
+}
+
+int video_reader_look_through(video_reader *r, int64_t *n_frames, err *e)
+{
+    return count_packets(r, n_frames, e);
 }
 
 int video_reader_open(video_reader **out, const char *path, err *e)
@@ -367,7 +377,7 @@ int video_reader_open(video_reader **out, const char *path, err *e)
                  r->info.width, r->info.height, MEDIA_MAX_SIDE);
         goto out;
     }
-    if (r->info.n_frames <= 0)
+    if (r->info.n_frames <= 0)      /* containers without an index (y4m) are read through once */
         rc = count_packets(r, &r->info.n_frames, e);
 out:
     if (rc)
@@ -613,6 +623,13 @@ int video_reader_frame(video_reader *r, uint8_t *rgb, err *e)
 {
     (void)r;
     (void)rgb;
+    return ERR(e, ERR_ARG, "this build has no FFmpeg, so videos cannot be read");
+}
+
+int video_reader_look_through(video_reader *r, int64_t *n_frames, err *e)
+{
+    (void)r;
+    *n_frames = 0;
     return ERR(e, ERR_ARG, "this build has no FFmpeg, so videos cannot be read");
 }
 

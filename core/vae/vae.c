@@ -227,26 +227,23 @@ static int encode(vae *v, int64_t F, int64_t H, int64_t W, pixels_fn fn, void *u
 {
     int rc = 0;
     int64_t n = (F - 1) / VAE_TIME + 1;
-    tensor in = { 0 }, moments = { 0 }, quant = { 0 }, chunk = { 0 };
+    tensor in = { 0 }, quant = { 0 }, chunk = { 0 };
     vae_stream *s = NULL;
     if (F % VAE_TIME != 1 || H % VAE_SPACE || W % VAE_SPACE)
         return ERR(e, ERR_SHAPE, "the VAE encodes 4n+1 frames with height and width in multiples of 8, got %lld x %lld x %lld", (long long)F, (long long)H,
                    (long long)W);
-    TRY(TENSOR_NEW(&moments, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
     TRY(TENSOR_NEW(&quant, v->be, DT_F32, e, n, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
     TRY(vae_encoder_new(&s, v, e));
     for (int64_t f = 0; f < n; f++) {      /* 1 frame, then 4 at a time (vae.py:516-542) */
         TRY(fn(user, f ? VAE_TIME * (f - 1) + 1 : 0, f ? VAE_TIME : 1, &in, e));
         TRY(vae_stream_run(s, &in, &chunk, e));
-        tensor dst = tensor_rows(&moments, f, 1);
-        TRY(op_copy(&dst, &chunk, e));
+        tensor dst = tensor_rows(&quant, f, 1);      /* frame by frame: a product may round differently with another number of rows */
+        TRY(op_linear(&dst, &chunk, &v->quant.w, &v->quant.b, ACT_NONE, e));
         tensor_free(&chunk);
     }
-    TRY(op_linear(&quant, &moments, &v->quant.w, &v->quant.b, ACT_NONE, e));
     TRY(op_to_channels_first(latents, &quant, v->mean, v->inv_std, e));      /* the means are the first z channels */
 out:
     vae_stream_free(s);
-    tensor_free(&moments);
     tensor_free(&quant);
     tensor_free(&chunk);
     return rc;
@@ -308,6 +305,31 @@ int vae_encode_host(vae *v, const float *video, int64_t F, int64_t H, int64_t W,
     int rc = encode(v, F, H, W, pixels_from_host, &h, latents, e);
     tensor_free(&h.video_part);
     tensor_free(&h.pixels);
+    free(h.host);
+    return rc;
+}
+
+int vae_encode_next(vae_stream *s, const float *frames, int64_t H, int64_t W, tensor *latent, err *e)
+{
+    int rc = 0;
+    int64_t n = s->chunks ? VAE_TIME : 1;
+    vae *v = s->v;
+    host_video h = { .v = v, .video = frames, .F = n, .H = H, .W = W };
+    tensor in = { 0 }, moments = { 0 }, quant = { 0 };
+    if (s->decoding || H % VAE_SPACE || W % VAE_SPACE)
+        return ERR(e, ERR_SHAPE, "an encoder takes frames with height and width in multiples of 8, got %lld x %lld", (long long)H, (long long)W);
+    if (!(h.host = malloc((size_t)(3 * n * H * W) * sizeof *h.host)))
+        return ERR(e, ERR_MEMORY, "no host memory for %lld frames of %lld x %lld", (long long)n, (long long)W, (long long)H);
+    TRY(pixels_from_host(&h, 0, n, &in, e));
+    TRY(vae_stream_run(s, &in, &moments, e));
+    TRY(TENSOR_NEW(&quant, v->be, DT_F32, e, 1, H / VAE_SPACE, W / VAE_SPACE, 2 * v->cfg.z_dim));
+    TRY(op_linear(&quant, &moments, &v->quant.w, &v->quant.b, ACT_NONE, e));
+    TRY(op_to_channels_first(latent, &quant, v->mean, v->inv_std, e));      /* the means are the first z channels */
+out:
+    tensor_free(&h.video_part);
+    tensor_free(&h.pixels);
+    tensor_free(&moments);
+    tensor_free(&quant);
     free(h.host);
     return rc;
 }

@@ -64,6 +64,9 @@ void vae_stream_set_done(vae_stream *s, int64_t done);
 int vae_encode(vae *v, const tensor *video, tensor *latents, err *e);
 /* The same from host memory, [3, F, H, W] f32: a few frames at a time are on the device, so that its memory does not grow with F. */
 int vae_encode_host(vae *v, const float *video, int64_t F, int64_t H, int64_t W, tensor *latents, err *e);
+/* The next frames of a clip through an encoder, host f32 [3, n, H, W], where n is 1 the first time and then 4 -> their latent frame
+ * f32 [z, 1, H/8, W/8]: what vae_encode_host() makes of them within the whole clip. */
+int vae_encode_next(vae_stream *s, const float *frames, int64_t H, int64_t W, tensor *latent, err *e);
 /* Latents -> pixels f32 [3, 4(F-1)+1, 8h, 8w], not clamped: all frames at once, for tests. */
 int vae_decode(vae *v, const tensor *latents, int bands, tensor *video, err *e);
 

@@ -167,6 +167,31 @@ done
 check vace-resume "resuming with references fails:" $V --prompt 'a dog [at 3] a cat' --blocks 40 --ref-image a.png --save-path vr.mp4 --resume-dir vkeep
 $V --prompt 'a dog [at 3] a cat' --blocks 40 --ref-image a.png --save-path vr2.mp4 >/dev/null 2>&1
 check vace-resume-same "the resumed video differs:" cmp vr.mp4 vr2.mp4
+# a control video and a mask are encoded as their blocks are made: a run killed behind a state encodes them again up to there, to the same bytes;
+# depth that is smoothed over time waits in memory, the others in their files
+killed() {
+    local name=$1 pid
+    shift
+    set -- --config ll.yaml --set model.vace="$TMP/vace.safetensors" --set vace.control="$TMP/r2.mp4" --set vace.mask="$TMP/g.mp4" --set vace.control_timing=whole --set causal.save_every=2 "$@"
+    check "vace-$name-batch" "a batch with a control video and a mask fails:" "$W" run "$@" --output-dir "$name-whole" --quiet
+    "$W" run "$@" --output-dir "$name-killed" >/dev/null 2>&1 &
+    pid=$!
+    for i in $(seq 1000); do ls "$name-killed"/long/resume/*/state.safetensors >/dev/null 2>&1 && break; sleep 0.02; done
+    kill -9 $pid 2>/dev/null
+    wait $pid 2>/dev/null
+    says "vace-$name-went-on" 0 "goes on after block" "$W" run --resume "$name-killed/long"
+    digests "$name-whole/long" >sa
+    digests "$name-killed/long" >sb
+    check "vace-$name-killed-same" "the run that was killed differs:" cmp sa sb
+}
+killed video
+killed depth --set vace.control_type=depth --set vace.depth_normalise=clip --set vace.depth_smooth=5
+# what a block would find out is found out before the first
+"$W" generate --ckpt-dir ll --device cpu --width 32 --height 32 --seed 7 --prompt 'a dog' --blocks 5 --save-path whole.y4m --quiet >/dev/null 2>&1
+head -c $(( $(stat -c %s whole.y4m) * 7 / 8 )) whole.y4m >cut.y4m
+says vace-cut 2 "cut.y4m" $V --prompt 'a dog' --blocks 5 --control-video cut.y4m --save-path never.y4m
+says vace-cut-mask 2 "cut.y4m" $V --prompt 'a dog' --blocks 5 --control-video whole.y4m --mask-video cut.y4m --save-path never.y4m
+check vace-cut-writes-nothing "a video was begun:" sh -c '! ls never.y4m*'
 says vace-many 2 "a block has 3 latent frames and a reference takes the place of one" $V --prompt 'a dog' --blocks 3 --ref-image a.png b.png a.png b.png --save-path never.y4m
 says vace-short 2 "has 57 frames, but video.frames is 69" $V --prompt 'a dog' --blocks 6 --control-video control.mp4 --save-path never.y4m
 

@@ -10,10 +10,11 @@
 
 #include <cmocka.h>
 
-#include "core/base/fs.h"
 #include "core/base/sha256.h"
 #include "core/causal.h"
+#include "core/engine.h"
 #include "core/sample/rng.h"
+#include "tests/unit/weights_fixture.h"
 
 typedef struct {
     backend *be;
@@ -48,6 +49,7 @@ static int open_parts(void **state)
     dit_config cfg;
     const precision *prec;
     *state = p;
+    tmp_make();
     OK(backend_open(&p->be, "cpu", &E));
     OK(precision_find(&prec, "exact", &E));
     OK(ckpt_open(&p->file, "tests/golden/wan-tiny/diffusion_pytorch_model.safetensors", &E));
@@ -75,6 +77,7 @@ static int close_parts(void **state)
     ckpt_close(p->vae_file);
     backend_close(p->be);
     free(p);
+    tmp_remove();
     return 0;
 }
 
@@ -497,11 +500,153 @@ static void test_damaged_state(void **state)
     free(bad);
 }
 
+/* ---- a control video, through the engine ---- */
+
+enum { SIDE = 32, BLOCKS = 8, FRAMES = 12 * BLOCKS - 3 };
+
+/* the tiny model as LongLive, with hint blocks that are copies of its own blocks */
+static engine *open_hinted(void)
+{
+    fix whole, part = { .n = 0 };
+    engine *g;
+    engine_options o = ENGINE_OPTIONS_INIT;
+    float noise[48 * 96 * 4];
+    char name[200], model[600], vace[600], *config;
+    size_t len;
+    snprintf(model, sizeof model, "%s", tmp_path("longlive"));
+    snprintf(vace, sizeof vace, "%s", tmp_path("vace.safetensors"));
+    fs_mkdirs(model, NULL);
+    fix_read(&whole, "tests/golden/wan-tiny/diffusion_pytorch_model.safetensors");
+    fix_write(&whole, tmp_path("longlive/longlive_base.safetensors"));
+    OK(fs_read_text(&config, &len, "tests/golden/wan-tiny/config.json", &E));
+    OK(fs_write_atomic(tmp_path("longlive/config.json"), config, len, &E));
+    free(config);
+    for (int i = 0; i < whole.n; i++)
+        if (str_starts_with(whole.t[i].name, "blocks.")) {
+            int64_t n;
+            float *v = fix_values(&whole, whole.t[i].name, &n);
+            snprintf(name, sizeof name, "vace_%s", whole.t[i].name);
+            fix_put(&part, name, DT_F32, v, whole.t[i].ndim, whole.t[i].shape);
+            free(v);
+        }
+    fix_noise(noise, 48 * 96 * 4, 21, 0.3f);
+    FIX_PUT(&part, "vace_patch_embedding.weight", DT_F32, noise, 48, 96, 1, 2, 2);
+    FIX_PUT(&part, "vace_patch_embedding.bias", DT_F32, noise, 48);
+    FIX_PUT(&part, "vace_blocks.0.before_proj.weight", DT_F32, noise + 100, 48, 48);
+    FIX_PUT(&part, "vace_blocks.0.before_proj.bias", DT_F32, noise, 48);
+    for (int k = 0; k < 2; k++) {
+        snprintf(name, sizeof name, "vace_blocks.%d.after_proj.weight", k);
+        FIX_PUT(&part, name, DT_F32, noise + 200 + k, 48, 48);
+        snprintf(name, sizeof name, "vace_blocks.%d.after_proj.bias", k);
+        FIX_PUT(&part, name, DT_F32, noise + 300, 48);
+    }
+    fix_write(&part, vace);
+    fix_release(&part);
+    fix_release(&whole);
+    o.model = model;
+    o.t5 = "tests/golden/wan-tiny/models_t5_umt5-xxl-enc-bf16.pth";
+    o.vae = "tests/golden/wan-tiny/Wan2.1_VAE.pth";
+    o.vace = vace;
+    o.lora = "none";
+    o.device = "cpu";
+    OK(engine_open(&g, &o, &E));
+    return g;
+}
+
+/* Makes blocks up to `until`. */
+static void follow(engine_clip *c, int64_t until, sha256 *sum)
+{
+    while (engine_clip_blocks(c) < until) {
+        tensor t;
+        OK(engine_clip_next(c, NULL, &t, &E));
+        sha256_add(sum, t.data, (size_t)tensor_bytes(&t));
+        OK(engine_clip_decode(c, &t, add_frame, sum, &E));
+        tensor_free(&t);
+    }
+}
+
+static engine_clip *follower_new(engine *g, run_params *r, const vace_inputs *in)
+{
+    engine_clip *c;
+    OK(engine_vace_encode(g, in, &r->vace, &E));
+    OK(engine_clip_begin(&c, g, r, &E));
+    return c;
+}
+
+/* A clip that goes on from a state has no history of the control's encoder: the frames before are encoded again, to the same bytes. The
+ * latents of the clip and the decoder's history are those of a clip without interruption. */
+static void test_control(void **state)
+{
+    (void)state;
+    const int32_t ids[16] = { 5, 9, 1 };
+    const double guidance = 1;
+    const int64_t from_start = 0;
+    engine *g = open_hinted();
+    prompt *text;
+    causal_options o = small();
+    run_params r = RUN_PARAMS_INIT;
+    float *control = malloc(3 * FRAMES * SIDE * SIDE * sizeof *control), *mask = malloc(FRAMES * SIDE * SIDE * sizeof *mask);
+    char whole[3][65], again[65], *path = state_path("control.safetensors");
+    fix_noise(control, 3 * FRAMES * SIDE * SIDE, 5, 1);
+    fix_noise(mask, FRAMES * SIDE * SIDE, 6, 1);
+    OK(engine_encode_ids(g, ids, 16, 3, &text, &E));
+    r.width = r.height = SIDE;
+    r.frames = FRAMES;
+    r.steps = o.n_steps;
+    r.seed = o.seed;
+    r.guidance = &guidance;
+    r.n_guidance = r.n_cond = 1;
+    r.cond = (const prompt *const *)&text;
+    r.prompt_at = &from_start;
+    r.causal = &o;
+    for (int kind = 0; kind < 3; kind++) {      /* a control, a control with a mask, none */
+        vace_inputs in = { SIDE, SIDE, FRAMES, 0, NULL, kind < 2 ? control : NULL, kind == 1 ? mask : NULL };
+        sha256 a, b;
+        sha256_init(&a);
+        engine_clip *c = follower_new(g, &r, &in), *d;
+        vace_condition *of_c = r.vace;
+        for (int64_t k = 1; k < BLOCKS; k++) {
+            follow(c, k, &a);
+            OK(engine_clip_save(c, path, "test", &E));
+            b = a;
+            d = follower_new(g, &r, &in);
+            OK(engine_clip_load(d, path, "test", &E));
+            assert_int_equal(engine_clip_blocks(d), k);
+            follow(d, BLOCKS, &b);
+            finish(&b, k == 1 ? whole[kind] : again);
+            if (k > 1)
+                assert_string_equal(whole[kind], again);
+            engine_clip_end(d);
+            vace_condition_free(r.vace);
+            r.vace = of_c;
+        }
+        follow(c, BLOCKS, &a);
+        finish(&a, again);
+        assert_string_equal(whole[kind], again);
+        engine_clip_end(c);
+        OK(engine_clip_begin(&c, g, &r, &E));      /* the next run has its conditions from this one */
+        sha256_init(&a);
+        follow(c, BLOCKS, &a);
+        finish(&a, again);
+        assert_string_equal(whole[kind], again);
+        engine_clip_end(c);
+        vace_condition_free(of_c);
+        for (int i = 0; i < kind; i++)
+            assert_string_not_equal(whole[i], whole[kind]);
+    }
+    prompt_free(text);
+    engine_close(g);
+    free(control);
+    free(mask);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume), cmocka_unit_test(test_hooks), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_window), cmocka_unit_test(test_draws),
         cmocka_unit_test(test_hard_cut), cmocka_unit_test(test_unwarped), cmocka_unit_test(test_options), cmocka_unit_test(test_damaged_state),
+        cmocka_unit_test(test_control),
     };
     return cmocka_run_group_tests(tests, open_parts, close_parts);
 }

@@ -387,10 +387,18 @@ static void test_bad_videos(void **state)
     assert_int_equal(fs_read_text(&bytes, &n, in_folder("whole.mp4"), NULL), 0);
     uint8_t rgb[64 * 64 * 3];
     int refused = 0;
+    int64_t there = 0;
+    assert_int_equal(video_reader_open(&r, in_folder("whole.mp4"), &e), 0);
+    assert_int_equal(video_reader_look_through(r, &there, &e), 0);
+    assert_int_equal(there, 20);
+    assert_int_equal(video_reader_frame(r, rgb, &e), 1);      /* the reader's place is where it was */
+    video_reader_close(r);
     for (size_t cut = n / 20; cut < n - 8; cut += n / 20) {     /* never fewer frames without a sentence */
         assert_int_equal(fs_write_atomic(in_folder("cut.mp4"), bytes, cut, NULL), 0);
         e.text[0] = 0;
         int rc = video_reader_open(&r, in_folder("cut.mp4"), &e);
+        if (!rc && !video_reader_look_through(r, &there, &e) && there == 20)
+            fail_msg("a file cut after %zu of %zu bytes looked whole", cut, n);
         while (!rc && (rc = video_reader_frame(r, rgb, &e)) == 1)
             rc = 0;
         if (rc < 0) {

@@ -538,44 +538,248 @@ static void test_blocks(void **state)
 {
     (void)state;
     enum { T = 6, PLANE = 4, N = 3 };
-    backend *be;
+    engine g = { .be = NULL };
     tensor t;
     float *v;
-    vace_condition c = { .latent_frames = T, .plane = PLANE, .width = 16, .height = 16, .frames = 4 * T - 3, .n_references = 2 };
-    DO(backend_open(&be, "cpu", e));
-    c.host = malloc(96 * T * PLANE * sizeof(float));
+    vace_condition c = { .latent_frames = T, .done = T, .plane = PLANE, .width = 16, .height = 16, .frames = 4 * T - 3, .n_references = 2 };
+    DO(backend_open(&g.be, "cpu", e));
+    c.latents = malloc(32 * T * PLANE * sizeof(float));
     c.references = malloc(16 * 2 * PLANE * sizeof(float));
+    float *folded = malloc(64 * T * PLANE * sizeof(float));
     for (int k = 0; k < 96; k++)
         for (int f = 0; f < T; f++)
             for (int i = 0; i < PLANE; i++)
-                c.host[(k * T + f) * PLANE + i] = (float)(1000 * k + 10 * f + i);
+                *(k < 32 ? &c.latents[(f * 32 + k) * PLANE + i] : &folded[(f * 64 + k - 32) * PLANE + i]) = (float)(1000 * k + 10 * f + i);
     for (int i = 0; i < 16 * 2 * PLANE; i++)
         c.references[i] = (float)-1 - (float)i;
     for (int controlled = 0; controlled < 2; controlled++)
         for (int first = 0; first < T; first += N) {
             int shown = controlled && first ? 0 : 2;
             c.controlled = controlled;
-            DO(vace_condition_block(&c, be, first, N, &t, e));
+            c.folded = controlled ? folded : NULL;
+            DO(vace_condition_block(&c, &g, first, N, &t, e));
             assert_true(t.ndim == 4 && t.shape[0] == 96 && t.shape[1] == N && t.shape[2] == 2 && t.shape[3] == 2);
             v = t.data;
             for (int k = 0; k < 96; k++)
                 for (int f = 0; f < N; f++)
                     for (int i = 0; i < PLANE; i++) {
-                        float want = f >= shown ? (float)(1000 * k + 10 * (first + f) + i) : k < 16 ? (float)-1 - (float)((f * 16 + k) * PLANE + i) : 0.0f;
+                        float said = k < 32 || controlled ? (float)(1000 * k + 10 * (first + f) + i) : 1;      /* no mask: made everywhere */
+                        float want = f >= shown ? said : k < 16 ? (float)-1 - (float)((f * 16 + k) * PLANE + i) : 0.0f;
                         assert_true(v[(k * N + f) * PLANE + i] == want);
                     }
             tensor_free(&t);
         }
-    free(c.host);
+    free(c.latents);
     free(c.references);
-    backend_close(be);
+    free(folded);
+    backend_close(g.be);
+}
+
+/* ---- conditions that are encoded block by block ---- */
+
+enum { SW = 48, SH = 32, ST = 10, SF = 4 * ST - 3, SPLANE = SH / 8 * (SW / 8) };
+
+/* what a causal engine has of its own in this, with the VAE of the tiny model */
+static void causal_engine(engine *g, ckpt **file)
+{
+    *g = (engine){ .causal = true, .dit_cfg = { .n_vace_layers = 1, .vace_in_dim = 96, .out_dim = 16 } };
+    DO(backend_open(&g->be, "cpu", e));
+    DO(precision_find(&g->prec, "exact", e));
+    DO(ckpt_open(file, "tests/golden/wan-tiny/Wan2.1_VAE.pth", e));
+    DO(ckpt_normalise(*file, CKPT_VAE, e));
+    g->vae_file = *file;
+    DO(engine_need_vae(g, e));
+}
+
+static void causal_engine_close(engine *g)
+{
+    vae_close(g->vae);
+    ckpt_close(g->vae_file);
+    backend_close(g->be);
+}
+
+typedef struct film {
+    float *control, *mask;
+    int64_t next_control, next_mask, bad;      /* frames asked for; the frame that cannot be read, or -1 */
+} film;
+
+static int film_control(int64_t first, int64_t n, float *out, void *user, err *e)
+{
+    film *f = user;
+    assert_int_equal(first, f->next_control);      /* once each, in their order */
+    f->next_control += n;
+    if (f->bad >= 0 && f->next_control > f->bad)
+        return ERR(e, ERR_IO, "frame %d is lost", (int)f->bad);
+    for (int k = 0; k < 3; k++)
+        memcpy(out + k * n * SW * SH, f->control + (k * SF + first) * SW * SH, (size_t)(n * SW * SH) * sizeof *out);
+    return 0;
+}
+
+static int film_mask(int64_t first, int64_t n, float *out, void *user, err *e)
+{
+    film *f = user;
+    (void)e;
+    assert_int_equal(first, f->next_mask);
+    f->next_mask += n;
+    memcpy(out, f->mask + first * SW * SH, (size_t)(n * SW * SH) * sizeof *out);
+    return 0;
+}
+
+static void film_new(film *f)
+{
+    *f = (film){ .control = malloc(3 * SF * SW * SH * sizeof(float)), .mask = malloc(SF * SW * SH * sizeof(float)), .bad = -1 };
+    fix_noise(f->control, 3 * SF * SW * SH, 3, 1);
+    fix_noise(f->mask, SF * SW * SH, 4, 0.5f);
+    for (int i = 0; i < SF * SW * SH; i++)
+        f->mask[i] += 0.5f;
+}
+
+static void film_free(film *f)
+{
+    free(f->control);
+    free(f->mask);
+}
+
+/* Bit for bit what one pass over the whole clip gives, from memory and asked for piece by piece, also when a clip begins in the middle. */
+static void test_stream(void **state)
+{
+    (void)state;
+    engine g;
+    ckpt *file;
+    film f;
+    tensor whole, t;
+    float *grey = calloc(3 * SF * SW * SH, sizeof *grey);
+    film_new(&f);
+    causal_engine(&g, &file);
+    for (int kind = 0; kind < 4; kind++)
+        for (int asked = 0; asked < 2; asked++)
+            for (int block = 1; block <= 5; block += 4) {
+                const float *control = kind & 1 ? f.control : NULL, *mask = kind & 2 ? f.mask : NULL;
+                vace_inputs in = { SW, SH, SF, 0, NULL, asked ? NULL : control, asked ? NULL : mask };
+                vace_source from = { control ? film_control : NULL, mask ? film_mask : NULL, &f };
+                vace_condition *c;
+                f.next_control = f.next_mask = 0;
+                DO(vace_context_build(&whole, g.vae, g.be, control ? control : grey, mask, SF, SH, SW, NULL, 0, e));
+                DO(asked ? engine_vace_follow(&g, &in, &from, &c, e) : engine_vace_encode(&g, &in, &c, e));
+                assert_int_equal(c->done, 0);      /* nothing waits for the length of the clip */
+                assert_int_equal(f.next_control + f.next_mask, 0);
+                for (int at = block == 5 ? 5 : 0; at < ST; at += block) {
+                    DO(vace_condition_block(c, &g, at, block, &t, e));
+                    assert_int_equal(c->done, at + block);
+                    for (int k = 0; k < 96; k++)
+                        assert_memory_equal((float *)t.data + k * block * SPLANE, (float *)whole.data + (k * ST + at) * SPLANE, block * SPLANE * sizeof(float));
+                    tensor_free(&t);
+                }
+                assert_null(c->stream);
+                if (asked && control)
+                    assert_int_equal(f.next_control, SF);
+                if (asked && mask)
+                    assert_int_equal(f.next_mask, SF);
+                DO(vace_condition_block(c, &g, 0, 2, &t, e));      /* the next run begins again: nothing is encoded twice */
+                assert_memory_equal((float *)t.data + 2 * SPLANE, (float *)whole.data + ST * SPLANE, SPLANE * sizeof(float));
+                tensor_free(&t);
+                vace_condition_free(c);
+                tensor_free(&whole);
+            }
+    free(grey);
+    film_free(&f);
+    causal_engine_close(&g);
+}
+
+/* Device memory is that of a block and two histories, whatever the length; the plan counts them. */
+static void test_stream_memory(void **state)
+{
+    (void)state;
+    engine g;
+    ckpt *file;
+    film f;
+    vace_condition *c;
+    tensor t;
+    int64_t held = 0, peak = 0;
+    causal_options o = CAUSAL_OPTIONS_INIT;
+    run_params r = RUN_PARAMS_INIT;
+    film_new(&f);
+    causal_engine(&g, &file);
+    const int64_t before = g.be->bytes_now;
+    vace_inputs in = { SW, SH, SF, 0, NULL, f.control, f.mask };
+    DO(engine_vace_encode(&g, &in, &c, e));
+    for (int at = 0; at + 1 < ST; at++) {
+        g.be->bytes_peak = 0;
+        DO(vace_condition_block(c, &g, at, 1, &t, e));
+        if (at == 3) {
+            held = g.be->bytes_now - before;
+            peak = g.be->bytes_peak;
+        } else if (at > 3) {
+            assert_true(llabs(g.be->bytes_now - before - held) < 4096 && llabs(g.be->bytes_peak - peak) < 4096);
+        }
+        tensor_free(&t);
+    }
+    r.width = SW;
+    r.height = SH;
+    r.frames = SF;
+    r.causal = &o;
+    r.vace = c;
+    const int64_t shape[4] = { 16, ST, SH / 8, SW / 8 }, longer[4] = { 16, 1000, SH / 8, SW / 8 };
+    int64_t counted = engine_condition_bytes(&g, &r, shape) - 4 * 96 * 2 * SPLANE;      /* blocks of one here */
+    assert_int_equal(engine_condition_bytes(&g, &r, shape), engine_condition_bytes(&g, &r, longer));
+    if (counted < held - held / 20 || counted > held + held / 20)
+        fail_msg("%lld bytes are counted, %lld are held", (long long)counted, (long long)held);
+    DO(vace_condition_block(c, &g, ST - 1, 1, &t, e));      /* the last frame: the histories go */
+    assert_true(g.be->bytes_now - before < (int64_t)tensor_bytes(&t) + 4096);
+    tensor_free(&t);
+    vace_condition_free(c);
+    r.causal = NULL;
+    assert_int_equal(engine_condition_bytes(&g, &r, shape), 4 * 96 * ST * SPLANE);
+    film_free(&f);
+    causal_engine_close(&g);
+}
+
+static void test_stream_faults(void **state)
+{
+    (void)state;
+    engine g;
+    ckpt *file;
+    film f;
+    vace_condition *c;
+    tensor t;
+    err e = { 0 };
+    film_new(&f);
+    causal_engine(&g, &file);
+    vace_inputs in = { SW, SH, SF, 0, NULL, NULL, NULL };
+    vace_source from = { film_control, film_mask, &f };
+    f.bad = 12;
+    DO(engine_vace_follow(&g, &in, &from, &c, e));
+    DO(vace_condition_block(c, &g, 0, 3, &t, e));
+    tensor_free(&t);
+    for (int again = 0; again < 2; again++) {      /* the sentence stays: a history with a hole in it goes nowhere */
+        e = (err){ 0 };
+        assert_int_equal(vace_condition_block(c, &g, 3, 3, &t, &e), ERR_IO);
+        assert_text_has(e.text, "frame 12 is lost");
+        assert_null(t.data);
+    }
+    vace_condition_free(c);
+    f = (film){ f.control, f.mask, 0, 0, -1 };
+    f.mask[11 * SW * SH + 5] = NAN;
+    DO(engine_vace_follow(&g, &in, &from, &c, e));
+    assert_int_equal(vace_condition_block(c, &g, 0, 4, &t, &e), ERR_NAN);
+    assert_text_has(e.text, "the mask holds NaN or infinity in frame 11");
+    vace_condition_free(c);
+    in.control = f.control;
+    in.mask = f.mask;
+    assert_int_equal(engine_vace_encode(&g, &in, &c, &e), ERR_NAN);      /* what lies there is looked at before anything runs */
+    assert_text_has(e.text, "the mask holds NaN or infinity in frame 11");
+    g.causal = false;
+    in.control = in.mask = NULL;
+    assert_int_equal(engine_vace_follow(&g, &in, &from, &c, &e), ERR_INTERNAL);
+    film_free(&f);
+    causal_engine_close(&g);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens), cmocka_unit_test(test_scales), cmocka_unit_test(test_split), cmocka_unit_test(test_adapter), cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_faults), cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_faults), cmocka_unit_test(test_blocks), cmocka_unit_test(test_stream), cmocka_unit_test(test_stream_memory), cmocka_unit_test(test_stream_faults),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }

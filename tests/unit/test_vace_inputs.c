@@ -215,6 +215,111 @@ static void test_load(void **state)
     config_release(&c);
 }
 
+/* A causal model asks for frames as it goes: the same values, in pieces of any size, from files that were looked through before. */
+static void write_film(const char *path, int n)
+{
+    video_writer *w;
+    video_spec spec = VIDEO_SPEC_INIT;
+    uint8_t rgb[24 * 20 * 3];
+    spec.width = 24;
+    spec.height = 20;
+    DO(video_writer_open(&w, path, &spec, e));
+    for (int f = 0; f < n; f++) {
+        picture(rgb, sizeof rgb);
+        memset(rgb + 60 * f, 250 - 10 * f, 120);
+        DO(video_writer_frame(w, rgb, e));
+    }
+    DO(video_writer_close(w, e));
+}
+
+static void film_config(config *c, const char *control, const char *mask, const char *more)
+{
+    char yaml[4000];
+    snprintf(yaml, sizeof yaml, "model: {path: x}\nvideo: {width: 16, height: 16, frames: 9}\nvace: {control: \"%s\", mask: \"%s\"%s}\n", control, mask, more);
+    DO(config_parse(c, yaml, strlen(yaml), "test", NULL, 0, NULL, e));
+}
+
+static void test_follow(void **state)
+{
+    (void)state;
+    static const struct { const char *more; bool later; } CASES[] = {
+        { "", true },
+        { ", control_timing: whole", true },
+        { ", control_type: depth, depth_invert: true", true },
+        { ", control_type: depth, depth_normalise: frame", true },
+        { ", control_type: edges, control_timing: whole", true },
+        { ", control_type: depth, depth_normalise: clip", false },      /* needs the range of the whole clip */
+        { ", control_type: depth, depth_smooth: 3", false },            /* needs frames before and after */
+    };
+    enum { F = 9, PLANE = 256 };
+    if (!media_have_ffmpeg())
+        skip();
+    char film[600], mask[600];
+    snprintf(film, sizeof film, "%s", tmp_path("film.y4m"));
+    snprintf(mask, sizeof mask, "%s", tmp_path("mask.mp4"));
+    write_film(film, 11);
+    write_film(mask, 11);
+    float *control = malloc(3 * F * PLANE * sizeof *control), *shown = malloc(F * PLANE * sizeof *shown);
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
+        for (int64_t piece = 1; piece <= 5; piece += 2) {
+            config c;
+            vace_buffers all, b;
+            film_config(&c, film, mask, CASES[i].more);
+            DO(vace_inputs_load(&all, &c, e));
+            DO(vace_inputs_follow(&b, &c, e));
+            assert_true((b.control == NULL) == CASES[i].later && (b.later[0] != NULL) == CASES[i].later && !b.mask && b.later[1]);
+            vace_source from = vace_inputs_source(&b);
+            for (int64_t at = 0; at < F; at += piece) {
+                int64_t n = at + piece < F ? piece : F - at;
+                DO(from.control(at, n, control, from.user, e));
+                DO(from.mask(at, n, shown, from.user, e));
+                for (int k = 0; k < 3; k++)
+                    assert_memory_equal(control + k * n * PLANE, all.control + (k * F + at) * PLANE, (size_t)(n * PLANE) * sizeof *control);
+                assert_memory_equal(shown, all.mask + at * PLANE, (size_t)(n * PLANE) * sizeof *shown);
+            }
+            vace_inputs_release(&all);
+            vace_inputs_release(&b);
+            config_release(&c);
+        }
+    free(control);
+    free(shown);
+}
+
+/* What a run would find in its middle is found before it begins. */
+static void test_follow_faults(void **state)
+{
+    (void)state;
+    config c;
+    vace_buffers b;
+    err e = { 0 };
+    char *bytes;
+    size_t n;
+    if (!media_have_ffmpeg())
+        skip();
+    char film[600], cut[600], few[600], depth[600];
+    snprintf(film, sizeof film, "%s", tmp_path("film.y4m"));
+    snprintf(cut, sizeof cut, "%s", tmp_path("cut.y4m"));
+    snprintf(few, sizeof few, "%s", tmp_path("few.mp4"));
+    snprintf(depth, sizeof depth, "%s", tmp_path("depth.npy"));
+    write_film(film, 11);
+    write_film(few, 8);
+    DO(fs_read_text(&bytes, &n, film, e));
+    DO(fs_write_atomic(cut, bytes, n * 6 / 11, e));
+    free(bytes);
+    float v[9 * 4] = { 0 };
+    v[30] = NAN;
+    write_npy(depth, "{'descr': '<f4', 'fortran_order': False, 'shape': (9, 2, 2), }\n", v, sizeof v);
+    static const char *const SAYS[] = { "cut.y4m", "has 8 frames, but video.frames is 9", "NaN or infinity in frame 7", "cut.y4m", "few.mp4: the mask has 8 frames" };
+    for (int k = 0; k < 5; k++) {
+        const char *control = k == 0 ? cut : k == 1 ? few : k == 2 ? depth : film, *mask = k == 3 ? cut : k == 4 ? few : film;
+        film_config(&c, control, mask, k == 2 ? ", control_type: depth" : "");
+        assert_int_not_equal(vace_inputs_follow(&b, &c, &e), 0);
+        assert_text_has(e.text, SAYS[k]);
+        assert_true(!b.control && !b.mask && !b.later[0] && !b.later[1]);
+        config_release(&c);
+    }
+}
+
 /* what came later is written only when it is not the default: identities of older batches stay */
 static void test_quiet_defaults(void **state)
 {
@@ -258,7 +363,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_letterbox), cmocka_unit_test(test_resize), cmocka_unit_test(test_bicubic),  cmocka_unit_test(test_depth), cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_load), cmocka_unit_test(test_quiet_defaults),
+        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_load), cmocka_unit_test(test_follow),
+        cmocka_unit_test(test_follow_faults), cmocka_unit_test(test_quiet_defaults),
     };
     return cmocka_run_group_tests(tests, make, clean);
 }
