@@ -4,8 +4,7 @@
  * q and k are int8, [rows, heads * 128] as they come, k less its mean over all keys (which no softmax notices). A query has one factor, in which
  * scale log2 e is included. Keys of a block of 128 share four: key j has factor (j % 8) / 2, because a thread of the kernel sees two neighbouring
  * keys of every eight (SageAttention2's per-thread factors). v is e4m3, [heads][128 channels][keys padded to 128, the rest zeros] with a
- * factor a channel, its keys in the order in which a thread of the kernel holds its probabilities: at 16 b + p lies key 16 b + ORDER[p],
- * ORDER = 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. */
+ * factor a channel, its keys in the order in which a thread of the kernel holds its probabilities: at 16 b + p lies key 16 b + 8 (p % 2) + p / 2. */
 #ifndef WANSCOPE_ATTENTION8_H
 #define WANSCOPE_ATTENTION8_H
 

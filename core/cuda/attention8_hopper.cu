@@ -6,9 +6,10 @@
  *  - S = Q K^T of int8 (core/attention8.h), exact in s32. The accumulators start at the bits of 1.5 * 2^23, so that they are the floats
  *    12582912 + S without a conversion.
  *  - A probability is made as the bits of its e4m3 value. Eight times the logarithm to base 2, rounded, is that value's code, with straight
- *    lines between powers of two in place of the curve; so one multiply-add that saturates in [0, 1], and one in f16 that rounds to 0..126,
- *    take the place of an exponential and a conversion. The line is up to 6 % above the curve, the same for all keys whose scores
- *    have the same fraction; rounding itself is +-6 %. 126 is 448, the largest e4m3 value; what is 15.75 powers of two below counts as 0.
+ *    lines between powers of two in place of the curve. One multiply-add makes the code times 2^-24, its saturation clears what is below 0, and
+ *    the conversion to f16, whose smallest numbers are multiples of 2^-24, rounds it and leaves it as an integer. So no exponential is
+ *    computed. The line is up to 6 % above the curve, the same for all keys whose scores have the same fraction; rounding itself is +-6 %.
+ *    126 is 448, the largest e4m3 value; what is 15.75 powers of two below counts as 0.
  *  - m, the maximum of a row (one a row, in base 2), is raised when a score exceeds it by more than one; then sums and outputs are scaled down.
  *  - The sum of a row comes out of the products: V has eight more channels that are 1.
  *  - The tensor cores keep about 14 bits of a sum of e4m3 products. CHAIN blocks are summed there, and added to O in f32.
@@ -20,7 +21,7 @@
 #include "core/cuda/attention8.cuh"
 #include "core/cuda/attention_pipe.cuh"
 
-enum { BN = ATTN8_BLOCK, KVS = 4, QS = 2, CHAIN = 4 };
+enum { BN = ATTN8_BLOCK, KVS = 4, QS = 2, CHAIN = 8 };
 #define HEADROOM 1.0f       /* how far above m a score may be, in powers of two */
 #define MAGIC 0x4b400000    /* 12582912 = 1.5 * 2^23 */
 
@@ -91,36 +92,28 @@ __device__ static __forceinline__ void mask(int (&s)[64], int keys, int q)
     }
 }
 
-/* two codes as f16 1024 + code: they are its low byte */
-__device__ static __forceinline__ uint32_t two_codes(int s0, int s1, float a, float b)
-{
-    uint32_t h;
-    float t0 = __saturatef(fmaf(__int_as_float(s0), a, b)), t1 = __saturatef(fmaf(__int_as_float(s1), a, b));
-    asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(t1), "f"(t0));
-    asm volatile("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(h) : "r"(0x57e057e0u), "r"(0x64006400u));      /* * 126 + 1024 */
-    return h;
-}
-
-/* Scores to codes, in pairs of neighbouring keys: c[2i] of row g, c[2i + 1] of row g + 8. */
+/* Scores to codes, in pairs of neighbouring keys in 16 bits each: c[2i] of row g, c[2i + 1] of row g + 8. No code is above 126, because no score
+ * is further above m than HEADROOM. */
 __device__ static __forceinline__ void codes(uint32_t (&c)[32], const int (&s)[64], const row_state &r, float k_factor)
 {
-    const float unit = 8.0f / 126.0f;
-    const float a0 = r.fq0 * k_factor * unit, a1 = r.fq1 * k_factor * unit;
-    const float b0 = fmaf(-12582912.0f, a0, 1.0f - unit * (r.m0 + HEADROOM)), b1 = fmaf(-12582912.0f, a1, 1.0f - unit * (r.m1 + HEADROOM));
+    const float unit = 0x1p-24f;
+    const float a0 = r.fq0 * k_factor * (8 * unit), a1 = r.fq1 * k_factor * (8 * unit);
+    const float b0 = fmaf(-12582912.0f, a0, unit * (126 - 8 * (r.m0 + HEADROOM))), b1 = fmaf(-12582912.0f, a1, unit * (126 - 8 * (r.m1 + HEADROOM)));
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        c[2 * i] = two_codes(s[4 * i], s[4 * i + 1], a0, b0);
-        c[2 * i + 1] = two_codes(s[4 * i + 2], s[4 * i + 3], a1, b1);
+    for (int i = 0; i < 32; i++) {
+        const float a = i % 2 ? a1 : a0, b = i % 2 ? b1 : b0;
+        const float low = __saturatef(fmaf(__int_as_float(s[2 * i]), a, b)), high = __saturatef(fmaf(__int_as_float(s[2 * i + 1]), a, b));
+        asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(c[i]) : "f"(high), "f"(low));
     }
 }
 
-/* Pairs to the A operand: of 16 keys a thread has 2q, 2q + 1, 2q + 8, 2q + 9. */
+/* Pairs to the A operand: of 16 keys a thread has 2q, 2q + 8, 2q + 1, 2q + 9, in that order. */
 __device__ static __forceinline__ void pack(uint32_t (&p)[16], const uint32_t (&c)[32])
 {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        asm volatile("prmt.b32 %0, %1, %2, 0x6420;" : "=r"(p[2 * j]) : "r"(c[4 * j]), "r"(c[4 * j + 2]));
-        asm volatile("prmt.b32 %0, %1, %2, 0x6420;" : "=r"(p[2 * j + 1]) : "r"(c[4 * j + 1]), "r"(c[4 * j + 3]));
+        p[2 * j] = c[4 * j + 2] * 256 + c[4 * j];
+        p[2 * j + 1] = c[4 * j + 3] * 256 + c[4 * j + 1];
     }
 }
 
@@ -379,14 +372,6 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend8(const __grid_c
                     }
                 }
                 codes(pairs, s, r, k_factor);
-                uint32_t any = 0;
-#pragma unroll
-                for (int i = 0; i < 32; i++)
-                    any |= pairs[i];
-                while (any & 0x00800080u) {      /* never: no code has that bit; it keeps ptxas from moving the codes behind the wait */
-                    any >>= 1;
-                    r.m0 += 1;
-                }
                 wgmma_wait<0>();
                 wgmma_pin(f);
                 release(v_empty + 8 * vr.slot);

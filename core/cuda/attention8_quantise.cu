@@ -78,96 +78,102 @@ __global__ static void __launch_bounds__(256) join_parts(float *mean, float *v_s
     v_scale[column] = m == 0 ? 1.0f : m / 448.0f;
 }
 
-__device__ static uint32_t int8_four(float a, float b, float c, float d)
+/* eight values times a factor, rounded to int8 */
+__device__ static uint2 int8_run(const float (&x)[RUN], float factor)
 {
-    return (uint32_t)(__float2int_rn(a) & 255) | (uint32_t)(__float2int_rn(b) & 255) << 8 | (uint32_t)(__float2int_rn(c) & 255) << 16 |
-           (uint32_t)(__float2int_rn(d) & 255) << 24;
+    uint32_t half[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const float *v = x + 4 * h;
+        half[h] = (uint32_t)(__float2int_rn(v[0] * factor) & 255) | (uint32_t)(__float2int_rn(v[1] * factor) & 255) << 8 |
+                  (uint32_t)(__float2int_rn(v[2] * factor) & 255) << 16 | (uint32_t)(__float2int_rn(v[3] * factor) & 255) << 24;
+    }
+    return make_uint2(half[0], half[1]);
 }
 
-/* a warp a query and head */
+/* sixteen lanes a query and head */
 __global__ static void __launch_bounds__(256) quantise_q(int8_t *out, float *scale, const bf16 *q, int64_t n, int heads, float c)
 {
-    int64_t i = (int64_t)blockIdx.x * 8 + threadIdx.x / 32;
-    int lane = threadIdx.x % 32;
-    if (i >= n * heads)
-        return;
-    int64_t row = i / heads;
-    int head = (int)(i % heads);
-    uint2 raw = *(const uint2 *)(q + i * D + 4 * lane);      /* [row][head][channel] */
-    float2 a = __bfloat1622float2(*(const __nv_bfloat162 *)&raw.x), b = __bfloat1622float2(*(const __nv_bfloat162 *)&raw.y);
-    float most = max_nan(max_nan(fabsf(a.x), fabsf(a.y)), max_nan(fabsf(b.x), fabsf(b.y)));
+    int64_t i = (int64_t)blockIdx.x * 16 + threadIdx.x / 16;
+    int lane = threadIdx.x % 16;
+    bool there = i < n * heads;
+    float x[RUN] = { 0 }, most = 0;
+    if (there)
+        load_run<RUN>(x, q + i * D + RUN * lane);      /* [row][head][channel] */
 #pragma unroll
-    for (int o = 16; o; o >>= 1)
+    for (int j = 0; j < RUN; j++)
+        most = max_nan(most, fabsf(x[j]));
+#pragma unroll
+    for (int o = 8; o; o >>= 1)
         most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, o));
-    float s = most == 0 ? 1.0f : most / 127.0f, inverse = 1.0f / s;
-    *(uint32_t *)(out + i * D + 4 * lane) = int8_four(a.x * inverse, a.y * inverse, b.x * inverse, b.y * inverse);
+    float s = most == 0 ? 1.0f : most / 127.0f;
+    if (!there)
+        return;
+    *(uint2 *)(out + i * D + RUN * lane) = int8_run(x, 1.0f / s);
     if (lane == 0)
-        scale[head * n + row] = s * c;
+        scale[i % heads * n + i / heads] = s * c;
 }
 
-/* a block of 128 keys of one head; two threads a key */
+/* A block of 128 keys of one head. Thread (y, lane) of 16 x 16 has eight channels of keys y, y + 16, ..: they share a factor with those of
+ * y + 1 (y even) and y + 8. */
 __global__ static void __launch_bounds__(256) quantise_k(int8_t *out, float *scale, const bf16 *k, const float *mean, int64_t n, int heads)
 {
-    __shared__ float warp_most[8][4];
-    int r = threadIdx.x / 2, half = threadIdx.x % 2, group = r % 8 / 2, head = blockIdx.y;
-    int64_t row = (int64_t)blockIdx.x * ATTN8_BLOCK + r, width = (int64_t)heads * D, at = row * width + head * D + 64 * half;
-    const float *m = mean + head * D + 64 * half;
-    float x[64], most = 0;
-    if (row < n) {
-        load_run<64>(x, k + at);
+    __shared__ float largest[16];
+    int y = threadIdx.x / 16, lane = threadIdx.x % 16, group = y % 8 / 2, head = blockIdx.y;
+    int64_t first = (int64_t)blockIdx.x * ATTN8_BLOCK + y, width = (int64_t)heads * D, at = first * width + head * D + RUN * lane;
+    float x[ATTN8_BLOCK / 16][RUN], m[RUN], most = 0;
+    load_run<RUN>(m, mean + head * D + RUN * lane);
 #pragma unroll
-        for (int i = 0; i < 64; i++) {
-            x[i] -= __ldg(m + i);
-            most = max_nan(most, fabsf(x[i]));
-        }
-    }
-    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 1));       /* the halves of a key, */
-    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 2));       /* its neighbour, */
-    most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, 16));      /* the same pair of the next eight keys */
-    if ((threadIdx.x & 19) == 0)
-        warp_most[threadIdx.x / 32][group] = most;
+    for (int i = 0; i < ATTN8_BLOCK / 16; i++)
+        if (first + 16 * i < n)
+            load_run<RUN>(x[i], k + at + 16 * i * width);
+#pragma unroll
+    for (int i = 0; i < ATTN8_BLOCK / 16; i++)
+        if (first + 16 * i < n)
+#pragma unroll
+            for (int j = 0; j < RUN; j++) {
+                x[i][j] -= m[j];
+                most = max_nan(most, fabsf(x[i][j]));
+            }
+#pragma unroll
+    for (int o = 8; o; o >>= 1)
+        most = max_nan(most, __shfl_xor_sync(0xffffffffu, most, o));
+    if (lane == 0)
+        largest[y] = most;
     __syncthreads();
-    for (int w = 0; w < 8; w++)
-        most = max_nan(most, warp_most[w][group]);
-    const float factor = most == 0 ? 1.0f : most / 127.0f;
-    if (threadIdx.x < 16 && threadIdx.x % 4 == 0)
+    most = max_nan(max_nan(largest[2 * group], largest[2 * group + 1]), max_nan(largest[2 * group + 8], largest[2 * group + 9]));
+    const float factor = most == 0 ? 1.0f : most / 127.0f, inverse = 1.0f / factor;
+    if (lane == 0 && y < 8 && y % 2 == 0)
         scale[((int64_t)head * gridDim.x + blockIdx.x) * 4 + group] = factor;
-    if (row >= n)
-        return;
-    const float inverse = 1.0f / factor;
 #pragma unroll
-    for (int i = 0; i < 64; i += 16) {
-        uint4 packed;
-        packed.x = int8_four(x[i] * inverse, x[i + 1] * inverse, x[i + 2] * inverse, x[i + 3] * inverse);
-        packed.y = int8_four(x[i + 4] * inverse, x[i + 5] * inverse, x[i + 6] * inverse, x[i + 7] * inverse);
-        packed.z = int8_four(x[i + 8] * inverse, x[i + 9] * inverse, x[i + 10] * inverse, x[i + 11] * inverse);
-        packed.w = int8_four(x[i + 12] * inverse, x[i + 13] * inverse, x[i + 14] * inverse, x[i + 15] * inverse);
-        *(uint4 *)(out + at + i) = packed;
-    }
+    for (int i = 0; i < ATTN8_BLOCK / 16; i++)
+        if (first + 16 * i < n)
+            *(uint2 *)(out + at + 16 * i * width) = int8_run(x[i], inverse);
 }
 
 /* a block of 128 keys of one head, turned through shared memory: key in, channel out */
 __global__ static void __launch_bounds__(256) quantise_v(uint8_t *out, const float *scale, const bf16 *v, int64_t n, int heads, int64_t padded)
 {
     __shared__ uint8_t turned[D][ATTN8_BLOCK + 4];
-    int r = threadIdx.x / 2, half = threadIdx.x % 2, head = blockIdx.y;
-    int64_t row = (int64_t)blockIdx.x * ATTN8_BLOCK + r, width = (int64_t)heads * D;
-    int within = r % 16, place = r - within + (within % 8 / 2) * 4 + within / 8 * 2 + within % 2;      /* the inverse of ORDER */
-    __shared__ float inverse[D];
-    if (threadIdx.x < D)
-        inverse[threadIdx.x] = 1.0f / scale[head * D + threadIdx.x];
-    __syncthreads();
+    int y = threadIdx.x / 16, lane = threadIdx.x % 16, head = blockIdx.y, place = y % 8 * 2 + y / 8;      /* of the sixteen, as attention8.h has it */
+    int64_t first = (int64_t)blockIdx.x * ATTN8_BLOCK + y, width = (int64_t)heads * D;
+    float x[ATTN8_BLOCK / 16][RUN], inverse[RUN];
+    load_run<RUN>(inverse, scale + head * D + RUN * lane);
 #pragma unroll
-    for (int i = 0; i < 64; i += RUN) {
-        float x[RUN] = { 0 };
-        if (row < n)
-            load_run<RUN>(x, v + row * width + head * D + 64 * half + i);
+    for (int j = 0; j < RUN; j++)
+        inverse[j] = 1.0f / inverse[j];
+#pragma unroll
+    for (int i = 0; i < ATTN8_BLOCK / 16; i++)
+        if (first + 16 * i < n)
+            load_run<RUN>(x[i], v + (first + 16 * i) * width + head * D + RUN * lane);
+#pragma unroll
+    for (int i = 0; i < ATTN8_BLOCK / 16; i++)
 #pragma unroll
         for (int j = 0; j < RUN; j++)
-            turned[64 * half + i + j][place] = (uint8_t)__nv_cvt_float_to_fp8(x[j] * inverse[64 * half + i + j], __NV_SATFINITE, __NV_E4M3);
-    }
+            turned[RUN * lane + j][16 * i + place] =
+                first + 16 * i < n ? (uint8_t)__nv_cvt_float_to_fp8(x[i][j] * inverse[j], __NV_SATFINITE, __NV_E4M3) : (uint8_t)0;
     __syncthreads();
-    int channel = threadIdx.x / 2;
+    int channel = threadIdx.x / 2, half = threadIdx.x % 2;
     uint8_t *to = out + ((int64_t)head * D + channel) * padded + (int64_t)blockIdx.x * ATTN8_BLOCK + 64 * half;
 #pragma unroll
     for (int i = 0; i < 64; i += 16) {
@@ -184,7 +190,7 @@ int attn8_quantise(backend *be, const attn8 *t, const attn_args *a, err *e)
     dim3 tiles((unsigned)t->blocks, (unsigned)t->heads);
     part_rows<<<dim3(blocks_for(width, COLUMNS), (unsigned)t->chunks), 256, 0, s>>>(t->part, k, v, t->n_k, width);
     join_parts<<<blocks_for(width, 32), 256, 0, s>>>(t->k_mean, t->v_scale, t->part, t->chunks, t->n_k, width);
-    quantise_q<<<blocks_for(t->n_q * t->heads, 8), 256, 0, s>>>(t->q, t->q_scale, q, t->n_q, t->heads, (float)((double)a->scale * 1.4426950408889634));
+    quantise_q<<<blocks_for(t->n_q * t->heads, 16), 256, 0, s>>>(t->q, t->q_scale, q, t->n_q, t->heads, (float)((double)a->scale * 1.4426950408889634));
     quantise_k<<<tiles, 256, 0, s>>>(t->k, t->k_scale, k, t->k_mean, t->n_k, t->heads);
     quantise_v<<<tiles, 256, 0, s>>>(t->v, t->v_scale, v, t->n_k, t->heads, t->padded);
     return cuda_launched(be, "attention in 8 bits", e);

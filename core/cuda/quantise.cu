@@ -68,10 +68,10 @@ __global__ static void __launch_bounds__(512) rows_kept(unsigned char *out, floa
         int64_t at = ((int64_t)p * blockDim.x + threadIdx.x) * RUN;
         if (at < width) {
             uint2 packed;
-            unsigned char *b = (unsigned char *)&packed;
+            __nv_fp8x2_storage_t *two = (__nv_fp8x2_storage_t *)&packed;
 #pragma unroll
-            for (int i = 0; i < RUN; i++)
-                b[i] = e4m3(v[p][i] * inverse);
+            for (int i = 0; i < RUN; i += 2)
+                two[i / 2] = __nv_cvt_float2_to_fp8x2(make_float2(v[p][i] * inverse, v[p][i + 1] * inverse), __NV_SATFINITE, __NV_E4M3);
             *(uint2 *)(out + blockIdx.x * width + at) = packed;
         }
     }
