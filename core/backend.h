@@ -200,6 +200,8 @@ struct backend {
     char device[128];          /* what a person calls it: "CPU (2 threads)", "NVIDIA H200" */
     void *impl;
     int64_t bytes_now, bytes_peak;  /* memory taken through alloc */
+    int64_t bytes_limit;            /* what the device may hold for this backend, memory kept for reuse included; 0: no limit. Near it kept memory is */
+                                    /* given back before more is taken, which waits for the device */
 };
 
 /* Opens "cpu", "cuda", "cuda:N" or "auto" (CUDA if this build has it and a GPU answers, else CPU). */

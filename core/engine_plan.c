@@ -239,6 +239,7 @@ int engine_prepare(engine *g, const run_params *r, err *e)
                 g->memory_budget ? " within memory.budget" : "", m.blocks_to_swap, g->dit_cfg.num_layers,
                 m.streams_text ? ", the text encoder from its file" : "", m.one_expert ? ", one expert is open at a time" : "", bands);
     g->memory = m;
+    g->be->bytes_limit = m.limit_bytes > m.runtime_bytes ? m.limit_bytes - m.runtime_bytes : 0;
     engine_leave_vae(g);
     backend_trim(g->be);
     return 0;

@@ -79,22 +79,26 @@ static int only_probs(void *user, err *e)
     return op_attn_probs(user, e);
 }
 
-/* The share of one block that is on the device: the probabilities of its columns, computed anew. */
+/* The share of one block that is on the device: the probabilities of its columns, from the log-sum-exp that the attention leaves. */
 static int probs_row(watching *w, err *e)
 {
     int rc = 0;
     bench *b = w->b;
     const dit_config *c = &b->model.dit;
     double dim = c->dim, n = (double)b->tokens, *ms = malloc((size_t)b->repeat * sizeof *ms);
-    tensor q = { 0 }, k = { 0 }, out = { 0 };
+    tensor q = { 0 }, k = { 0 }, y = { 0 }, lse = { 0 }, out = { 0 };
     bench_row row = BENCH_ROW_INIT;
     if (!ms)
         return ERR(e, ERR_MEMORY, "memory ran out");
     TRY(bench_random(b, &q, b->prec->act, 2, (int64_t[]){ b->tokens, c->dim }, 1, 1, e));
     TRY(bench_random(b, &k, b->prec->act, 2, (int64_t[]){ c->text_len, c->dim }, 2, 1, e));
+    TRY(TENSOR_NEW(&y, b->be, b->prec->act, e, b->tokens, c->dim));
+    TRY(TENSOR_NEW(&lse, b->be, DT_F32, e, c->num_heads, b->tokens));
     TRY(TENSOR_NEW(&out, b->be, DT_F32, e, 1, WORDS, b->tokens));
+    attn_args attended = { .out = &y, .q = &q, .k = &k, .v = &k, .n_heads = c->num_heads, .scale = 1.0f / sqrtf((float)(c->dim / c->num_heads)), .lse = &lse };
+    TRY(op_attention(&attended, e));
     attn_probs_args args = { .out = &out, .q = &q, .k = &k, .n_heads = c->num_heads, .scale = 1.0f / sqrtf((float)(c->dim / c->num_heads)),
-                             .n_words = WORDS, .word_begin = w->begin, .columns = w->columns };
+                             .n_words = WORDS, .word_begin = w->begin, .columns = w->columns, .lse = &lse };
     TRY(bench_time(b, only_probs, &args, ms, e));
     row.what = "capture";
     row.item = "probs";
@@ -106,6 +110,8 @@ static int probs_row(watching *w, err *e)
 out:
     tensor_free(&q);
     tensor_free(&k);
+    tensor_free(&y);
+    tensor_free(&lse);
     tensor_free(&out);
     free(ms);
     return rc;

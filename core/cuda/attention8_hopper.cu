@@ -21,7 +21,7 @@
 #include "core/cuda/attention8.cuh"
 #include "core/cuda/attention_pipe.cuh"
 
-enum { BN = ATTN8_BLOCK, KVS = 4, QS = 2, CHAIN = 8 };
+enum { BN = ATTN8_BLOCK, KVS = 5, QS = 2, CHAIN = 4 };
 #define HEADROOM 1.0f       /* how far above m a score may be, in powers of two */
 #define MAGIC 0x4b400000    /* 12582912 = 1.5 * 2^23 */
 

@@ -31,6 +31,16 @@ int cuda_launched(backend *be, const char *op, err *e)
     return status == cudaSuccess ? 0 : cuda_fail(be, status, op, e);
 }
 
+/* Freed blocks leave gaps in what the pool holds, into which a larger block does not fit: the pool would grow beyond what is in use. */
+static void keep_below_limit(backend *be, size_t bytes)
+{
+    cudaMemPool_t pool;
+    uint64_t held = 0;
+    if (be->bytes_limit && cudaDeviceGetDefaultMemPool(&pool, impl(be)->device) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &held) == cudaSuccess && (int64_t)(held + bytes) > be->bytes_limit)
+        cuda_trim(be);
+}
+
 int cuda_need_work(backend *be, size_t bytes, err *e)
 {
     cuda_impl *c = impl(be);
@@ -42,6 +52,7 @@ int cuda_need_work(backend *be, size_t bytes, err *e)
     }
     c->work = NULL;
     c->work_bytes = 0;
+    keep_below_limit(be, bytes);
     CUDA_TRY(cudaMallocAsync(&c->work, bytes, c->stream), "scratch memory");
     c->work_bytes = bytes;
     be->bytes_now += (int64_t)bytes;
@@ -66,6 +77,7 @@ static int alloc_(backend *be, void **p, size_t bytes, err *e)
     *p = NULL;
     if (!b)
         return ERR(e, ERR_MEMORY, "no host memory to note a device block");
+    keep_below_limit(be, bytes);
     cudaError_t status = cudaMallocAsync(p, bytes, impl(be)->stream);
     if (status != cudaSuccess) {
         free(b);
