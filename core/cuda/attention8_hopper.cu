@@ -8,7 +8,7 @@
  *  - A probability is made as the bits of its e4m3 value. Eight times the logarithm to base 2, rounded, is that value's code, with straight
  *    lines between powers of two in place of the curve. One multiply-add makes the code times 2^-24, its saturation clears what is below 0, and
  *    the conversion to f16, whose smallest numbers are multiples of 2^-24, rounds it and leaves it as an integer. So no exponential is
- *    computed. The line is up to 6 % above the curve, the same for all keys whose scores have the same fraction; rounding itself is +-6 %.
+ *    computed. The line is up to 6 % above the curve, the same for all keys whose scores have the same fraction; rounding itself is +-4.4 %.
  *    126 is 448, the largest e4m3 value; what is 15.75 powers of two below counts as 0.
  *  - m, the maximum of a row (one a row, in base 2), is raised when a score exceeds it by more than one; then sums and outputs are scaled down.
  *  - The sum of a row comes out of the products: V has eight more channels that are 1.
@@ -19,11 +19,10 @@
 #include <string.h>
 
 #include "core/cuda/attention8.cuh"
+#include "core/cuda/attention8_codes.cuh"
 #include "core/cuda/attention_pipe.cuh"
 
 enum { BN = ATTN8_BLOCK, KVS = 5, QS = 2, CHAIN = 4 };
-#define HEADROOM 1.0f       /* how far above m a score may be, in powers of two */
-#define MAGIC 0x4b400000    /* 12582912 = 1.5 * 2^23 */
 
 /* Shared memory: Q (QS tiles), KVS blocks of K, KVS of V with its channels of ones, barriers; what the producer tells the consumers:
  * the last two pieces, a word and four factors for every block of keys. */
@@ -48,74 +47,6 @@ struct attn8_params {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-struct row_state { float m0, m1, fq0, fq1, a0, a1; };      /* rows g and g + 8: maximum, factor of the query, factor for O when m was raised */
-
-/* the largest score of each row among this lane's, in base 2 */
-__device__ static __forceinline__ float2 lane_max(const int (&s)[64], float f0, float f1)
-{
-    int t0 = max(s[0], s[1]), t1 = max(s[2], s[3]);
-#pragma unroll
-    for (int i = 1; i < 16; i++) {
-        t0 = __vimax3_s32(t0, s[4 * i], s[4 * i + 1]);
-        t1 = __vimax3_s32(t1, s[4 * i + 2], s[4 * i + 3]);
-    }
-    return make_float2((__int_as_float(t0) - 12582912.0f) * f0, (__int_as_float(t1) - 12582912.0f) * f1);
-}
-
-__device__ static __forceinline__ float2 quad_max(float2 t)
-{
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 1));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 1));
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 2));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 2));
-    return t;
-}
-
-/* keys beyond `keys` become -inf; most blocks are whole */
-__device__ static __forceinline__ void mask(int (&s)[64], int keys, int q)
-{
-    const int none = (int)0xff800000;
-    if (keys < BN) {
-        int limit = keys - 2 * q;
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            if (8 * i >= limit) {
-                s[4 * i] = none;
-                s[4 * i + 2] = none;
-            }
-            if (8 * i + 1 >= limit) {
-                s[4 * i + 1] = none;
-                s[4 * i + 3] = none;
-            }
-        }
-    }
-}
-
-/* Scores to codes, in pairs of neighbouring keys in 16 bits each: c[2i] of row g, c[2i + 1] of row g + 8. No code is above 126, because no score
- * is further above m than HEADROOM. */
-__device__ static __forceinline__ void codes(uint32_t (&c)[32], const int (&s)[64], const row_state &r, float k_factor)
-{
-    const float unit = 0x1p-24f;
-    const float a0 = r.fq0 * k_factor * (8 * unit), a1 = r.fq1 * k_factor * (8 * unit);
-    const float b0 = fmaf(-12582912.0f, a0, unit * (126 - 8 * (r.m0 + HEADROOM))), b1 = fmaf(-12582912.0f, a1, unit * (126 - 8 * (r.m1 + HEADROOM)));
-#pragma unroll
-    for (int i = 0; i < 32; i++) {
-        const float a = i % 2 ? a1 : a0, b = i % 2 ? b1 : b0;
-        const float low = __saturatef(fmaf(__int_as_float(s[2 * i]), a, b)), high = __saturatef(fmaf(__int_as_float(s[2 * i + 1]), a, b));
-        asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(c[i]) : "f"(high), "f"(low));
-    }
-}
-
-/* Pairs to the A operand: of 16 keys a thread has 2q, 2q + 8, 2q + 1, 2q + 9, in that order. */
-__device__ static __forceinline__ void pack(uint32_t (&p)[16], const uint32_t (&c)[32])
-{
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-        p[2 * j] = c[4 * j + 2] * 256 + c[4 * j];
-        p[2 * j + 1] = c[4 * j + 3] * 256 + c[4 * j + 1];
-    }
-}
 
 __device__ static __forceinline__ void scores(int (&s)[64], uint32_t q_low, uint32_t k_low)
 {
