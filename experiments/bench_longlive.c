@@ -113,11 +113,13 @@ int bench_longlive(bench *b, err *e)
     }
     TRY(open_clip(&x, e));
     int warm_up = (x.o.window + x.o.block - 1) / x.o.block + 1;      /* until the window has rolled once */
-    int64_t at_first = 0, at_last = 0, all;
+    int64_t at_first = 0, at_last = 0, all, tensors = 0;
     for (int i = -warm_up; i < n; i++) {
         double ms;
-        if (i == 0)
+        if (i == 0) {
             backend_memory(b->be, &at_first, &all);
+            tensors = b->be->bytes_now;
+        }
         TRY(bench_once(b, next_block, &x, &ms, e));
         TRY(bench_once(b, decode_block, &x, &decoded, e));
         if (i >= 0) {
@@ -129,9 +131,9 @@ int bench_longlive(bench *b, err *e)
     TRY(bench_check_finite(b, &x.block, e));
     snprintf(note, sizeof note, "%d blocks after %d; the clock covers noise; %d calls of the model and the solver", n, warm_up, x.o.n_steps + 1);
     TRY(put(&x, "block", made, n, false, note, e));
-    snprintf(note, sizeof note, "p50 %.2f ms; p99 %.2f ms, %.3f of the median; the clock covers also the decoding to 8-bit frames on the host; device memory grew by %.1f MiB",
+    snprintf(note, sizeof note, "p50 %.2f ms; p99 %.2f ms, %.3f of the median; the clock covers also the decoding to 8-bit frames on the host; tensors grew by %.1f MiB, device memory by %.1f",
              bench_quantile(both, n, 0.5), bench_quantile(both, n, 0.99), bench_quantile(both, n, 0.99) / bench_quantile(both, n, 0.5),
-             (double)(at_first - at_last) / (1 << 20));
+             (double)(b->be->bytes_now - tensors) / (1 << 20), (double)(at_first - at_last) / (1 << 20));
     TRY(put(&x, "block+vae", both, n, true, note, e));
     for (int i = 0; i < n_switches; i++) {
         rc = b->be->ops->sync(b->be, e);
