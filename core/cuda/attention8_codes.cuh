@@ -26,15 +26,6 @@ __device__ static __forceinline__ float2 lane_max(const int (&s)[64], float f0, 
     return make_float2((__int_as_float(t0) - 12582912.0f) * f0, (__int_as_float(t1) - 12582912.0f) * f1);
 }
 
-__device__ static __forceinline__ float2 quad_max(float2 t)
-{
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 1));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 1));
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 2));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 2));
-    return t;
-}
-
 /* keys beyond `keys` become -inf; most blocks are whole */
 __device__ static __forceinline__ void mask(int (&s)[64], int keys, int q)
 {

@@ -70,25 +70,15 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend8(const __grid_c
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef layout8 L;
     extern __shared__ __align__(1024) uint8_t shared[];
-    const uint32_t base = smem_u32(shared), bars = base + L::bar_at;
-    const uint32_t q_full = bars, q_empty = q_full + 8 * QS, k_full = q_empty + 8 * QS, k_empty = k_full + 8 * KVS, v_full = k_empty + 8 * KVS,
-                   v_empty = v_full + 8 * KVS;
+    const uint32_t base = smem_u32(shared);
+    const attn_bars<QS, KVS> bars(base + L::bar_at);
+    const uint32_t q_full = bars.q_full, q_empty = bars.q_empty, k_full = bars.k_full, k_empty = bars.k_empty, v_full = bars.v_full, v_empty = bars.v_empty;
     const int rank = CL > 1 ? (int)cluster_rank() : 0, worker = blockIdx.x / CL, workers = gridDim.x / CL;
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         if (base & 1023)
             asm volatile("trap;");
-        for (int i = 0; i < QS; i++) {
-            mbar_init(q_full + 8 * i, 1);
-            mbar_init(q_empty + 8 * i, CONSUMERS * 4);
-        }
-        for (int i = 0; i < KVS; i++) {
-            mbar_init(k_full + 8 * i, 1);
-            mbar_init(v_full + 8 * i, 1);
-            mbar_init(k_empty + 8 * i, CONSUMERS * 4 * CL);
-            mbar_init(v_empty + 8 * i, CONSUMERS * 4 * CL);
-        }
-        mbar_init_fence();
+        bars.init(CONSUMERS * 4, CONSUMERS * 4 * CL);
     }
     for (int i = threadIdx.x; i < KVS * 64; i += ATTN_THREADS)      /* the channels of ones */
         store_shared(base + L::v_at + i / 64 * L::v_bytes + L::v_loaded + i % 64 * 16, make_int4(0x38383838, 0x38383838, 0x38383838, 0x38383838));
@@ -393,20 +383,9 @@ template <int CL> static int launch(backend *be, const attn_args *a, const attn8
     p.n_q = t->n_q;
     p.blocks = (int)t->blocks;
     CUDA_TRY(cudaFuncSetAttribute(attend8<CL>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout8::bytes), "attention in 8 bits");
-    cudaLaunchConfig_t config;
-    cudaLaunchAttribute cluster;
-    memset(&config, 0, sizeof config);
-    memset(&cluster, 0, sizeof cluster);
-    config.gridDim = dim3((unsigned)(c->work.n_workers * CL));
-    config.blockDim = dim3(ATTN_THREADS);
-    config.dynamicSmemBytes = layout8::bytes;
-    config.stream = impl(be)->stream;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = CL;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = CL > 1;
-    CUDA_TRY(cudaLaunchKernelEx(&config, attend8<CL>, maps, p), "attention in 8 bits");
+    attn_launch l;
+    attn_launch_of(&l, be, c, CL, layout8::bytes);
+    CUDA_TRY(cudaLaunchKernelEx(&l.config, attend8<CL>, maps, p), "attention in 8 bits");
     attn_combine(be, &p.o, c, CL);
     return cuda_launched(be, "attention in 8 bits", e);
 }

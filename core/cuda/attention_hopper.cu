@@ -82,15 +82,6 @@ template <int N> __device__ static __forceinline__ float2 lane_max(const float (
     return make_float2(fmaxf(t0, u0) * c, fmaxf(t1, u1) * c);
 }
 
-__device__ static __forceinline__ float2 quad_max(float2 t)
-{
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 1));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 1));
-    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 2));
-    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 2));
-    return t;
-}
-
 /* Raises the maxima that the scores exceed by more than 8; returns whether O is to be rescaled by a0, a1. */
 template <int N> __device__ static __forceinline__ bool raise(const float (&s)[N], row_state &r, float c)
 {
@@ -166,9 +157,9 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef attn_layout<BN, KVS, QS> L;
     extern __shared__ __align__(1024) uint8_t shared[];
-    const uint32_t base = smem_u32(shared), bars = base + L::bar_at;
-    const uint32_t q_full = bars, q_empty = q_full + 8 * QS, k_full = q_empty + 8 * QS, k_empty = k_full + 8 * KVS, v_full = k_empty + 8 * KVS,
-                   v_empty = v_full + 8 * KVS;
+    const uint32_t base = smem_u32(shared);
+    const attn_bars<QS, KVS> bars(base + L::bar_at);
+    const uint32_t q_full = bars.q_full, q_empty = bars.q_empty, k_full = bars.k_full, k_empty = bars.k_empty, v_full = bars.v_full, v_empty = bars.v_empty;
     const int rank = CL > 1 ? (int)cluster_rank() : 0, worker = blockIdx.x / CL, workers = gridDim.x / CL;
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
     if (EXACT && !overflowed<CL>(p, p.n_turns, worker))
@@ -176,17 +167,7 @@ __global__ static void __launch_bounds__(ATTN_THREADS, 1) attend_hopper(const __
     if (threadIdx.x == 0) {
         if (base & 1023)
             asm volatile("trap;");
-        for (int i = 0; i < QS; i++) {
-            mbar_init(q_full + 8 * i, 1);
-            mbar_init(q_empty + 8 * i, QS > 1 ? CONSUMERS : CONSUMERS * 4);
-        }
-        for (int i = 0; i < KVS; i++) {
-            mbar_init(k_full + 8 * i, 1);
-            mbar_init(v_full + 8 * i, 1);
-            mbar_init(k_empty + 8 * i, CONSUMERS * 4 * CL);
-            mbar_init(v_empty + 8 * i, CONSUMERS * 4 * CL);
-        }
-        mbar_init_fence();
+        bars.init(QS > 1 ? CONSUMERS : CONSUMERS * 4, CONSUMERS * 4 * CL);
     }
     if (CL > 1)
         cluster_sync();
@@ -520,21 +501,10 @@ template <int BN, int KVS, int QS, int CL> static int launch(backend *be, const 
         CUDA_TRY(cudaFuncSetAttribute(attend_hopper<BN, KVS, QS, CL, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::bytes), "attention");
         ready |= bit;
     }
-    cudaLaunchConfig_t config;
-    cudaLaunchAttribute cluster;
-    memset(&config, 0, sizeof config);
-    memset(&cluster, 0, sizeof cluster);
-    config.gridDim = dim3((unsigned)(c->work.n_workers * CL));
-    config.blockDim = dim3(ATTN_THREADS);
-    config.dynamicSmemBytes = L::bytes;
-    config.stream = impl(be)->stream;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = CL;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = CL > 1;
-    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, false>, maps, p), "attention");
-    CUDA_TRY(cudaLaunchKernelEx(&config, attend_hopper<BN, KVS, QS, CL, true>, maps, p), "attention");
+    attn_launch l;
+    attn_launch_of(&l, be, c, CL, L::bytes);
+    CUDA_TRY(cudaLaunchKernelEx(&l.config, attend_hopper<BN, KVS, QS, CL, false>, maps, p), "attention");
+    CUDA_TRY(cudaLaunchKernelEx(&l.config, attend_hopper<BN, KVS, QS, CL, true>, maps, p), "attention");
     attn_combine(be, &p.o, c, CL);
     return cuda_launched(be, "attention", e);
 }

@@ -158,3 +158,17 @@ void attn_combine(backend *be, const attn_out *o, const attn_work_cache *c, int 
     if (c->work.n_splits)
         attend_combine<<<dim3((unsigned)c->work.n_splits, BM * cluster / 8), 256, 0, impl(be)->stream>>>(*o, (const attn_split *)(c->device + c->splits_at), BM * cluster);
 }
+
+void attn_launch_of(attn_launch *l, backend *be, const attn_work_cache *c, int cluster, int shared_bytes)
+{
+    memset(l, 0, sizeof *l);
+    l->config.gridDim = dim3((unsigned)(c->work.n_workers * cluster));
+    l->config.blockDim = dim3(ATTN_THREADS);
+    l->config.dynamicSmemBytes = (size_t)shared_bytes;
+    l->config.stream = impl(be)->stream;
+    l->cluster.id = cudaLaunchAttributeClusterDimension;
+    l->cluster.val.clusterDim.x = (unsigned)cluster;
+    l->cluster.val.clusterDim.y = l->cluster.val.clusterDim.z = 1;
+    l->config.attrs = &l->cluster;
+    l->config.numAttrs = cluster > 1;
+}

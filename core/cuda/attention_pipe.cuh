@@ -42,6 +42,13 @@ int attn_out_of(backend *be, attn_out *o, const attn_args *a, const attn_work_ca
 /* Queues the summing of the pieces, in key order. */
 void attn_combine(backend *be, const attn_out *o, const attn_work_cache *c, int cluster);
 
+/* How a kernel over the list is launched: config holds a pointer to the attribute beside it. */
+typedef struct attn_launch {
+    cudaLaunchConfig_t config;
+    cudaLaunchAttribute cluster;
+} attn_launch;
+void attn_launch_of(attn_launch *l, backend *be, const attn_work_cache *c, int cluster, int shared_bytes);
+
 /* ---- device ---- */
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -118,6 +125,45 @@ __device__ static __forceinline__ uint64_t desc_at(uint32_t low, int bytes)
 {
     return (uint64_t)(((1024u >> 4)) | (1u << 30)) << 32 | (low + (uint32_t)(bytes >> 4));
 }
+
+/* the largest of the four lanes that share a row, of two rows at once */
+__device__ static __forceinline__ float2 quad_max(float2 t)
+{
+    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 1));
+    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 1));
+    t.x = fmaxf(t.x, __shfl_xor_sync(0xffffffffu, t.x, 2));
+    t.y = fmaxf(t.y, __shfl_xor_sync(0xffffffffu, t.y, 2));
+    return t;
+}
+
+/* The barriers of a block, one behind the other in shared memory: QS slots of queries, KVS of keys and of values. */
+template <int QS, int KVS> struct attn_bars {
+    uint32_t q_full, q_empty, k_full, k_empty, v_full, v_empty;
+    __device__ __forceinline__ explicit attn_bars(uint32_t at)
+    {
+        q_full = at;
+        q_empty = q_full + 8 * QS;
+        k_full = q_empty + 8 * QS;
+        k_empty = k_full + 8 * KVS;
+        v_full = k_empty + 8 * KVS;
+        v_empty = v_full + 8 * KVS;
+    }
+    /* by one thread; how many arrivals free a slot */
+    __device__ __forceinline__ void init(int q_arrivals, int kv_arrivals) const
+    {
+        for (int i = 0; i < QS; i++) {
+            mbar_init(q_full + 8 * i, 1);
+            mbar_init(q_empty + 8 * i, q_arrivals);
+        }
+        for (int i = 0; i < KVS; i++) {
+            mbar_init(k_full + 8 * i, 1);
+            mbar_init(v_full + 8 * i, 1);
+            mbar_init(k_empty + 8 * i, kv_arrivals);
+            mbar_init(v_empty + 8 * i, kv_arrivals);
+        }
+        mbar_init_fence();
+    }
+};
 
 /* A ring position: slot and parity. */
 template <int N> struct ring {
