@@ -70,7 +70,7 @@ const setting SETTINGS[] = {
     ENUM("model.family", model.family, FAMILIES, "auto", "what the checkpoint is; auto tells it from the files"),
     OTHER("model.device", SETTING_DEVICE, model.device, "auto", "auto takes a GPU when there is one"),
     ENUM("model.precision", model.precision, PRECISIONS, "bf16",
-         "arithmetic on the GPU: exact is f32 throughout; the CPU always computes in f32"),
+         "arithmetic on the GPU: exact is f32 throughout, fp8 multiplies in 8 bits: faster, with its error in docs/speed.md; the CPU always computes in f32"),
     INT("model.seed", model.seed, 0, 9.2e18, "42", "noise of video 0 of every variation; video k has seed + k"),
     INT("model.text_len", model.text_len, 0, 4096, "0", "tokens the prompt is padded to; 0 takes the checkpoint's own"),
     INT("model.threads", model.threads, 0, 4096, "0", "threads of the CPU, 0 for all cores; results do not depend on "
