@@ -34,6 +34,21 @@ else
     skip vace-demo-pixels "no numpy or no ffmpeg"
 fi
 
+# the reference alone: colour and outline come from the picture, the caption has only the way
+check vace-reference "the demo with a reference fails:" run vace_demo --batch-name reference --set vace.control= --set 'vace.references=[experiments/shapes/vace/reference.png]' \
+    --set 'prompt.template=a shape moving left'
+if reads; then
+    check vace-reference-pixels "colour and outline are not the reference's:" python3 - "$TMP/out/reference" <<'PY'
+import glob, sys
+sys.path.insert(0, "experiments/shapes")
+import measure
+seen = measure.describe_video(measure.read_video(glob.glob(sys.argv[1] + "/runs/*/*/video.mp4")[0]))
+assert (seen["colour"], seen["shape"], seen["motion"]) == ("magenta", "star", "left"), seen
+PY
+else
+    skip vace-reference-pixels "no numpy or no ffmpeg"
+fi
+
 # the same VACE tensors on the causal demo: nobody trained them together
 check vace-on-longlive "the causal demo with depth fails:" run longlive_demo --batch-name both --set causal.blocks=3 --set 'prompts=[{at: 0, text: a red (shape)}]' --set model.vace=experiments/shapes/vace/vace.safetensors \
     --set vace.control=experiments/shapes/vace/depth.npy --set vace.control_type=depth --set vace.depth_normalise=clip --set vace.control_timing=whole
