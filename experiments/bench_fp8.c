@@ -58,16 +58,18 @@ static double distance(const float *a, const float *b, int64_t n)
     return sqrt(off / size);
 }
 
-static int put(bench *b, const char *item, const pair *p, double *ms, str *note, err *e)
+/* The row of one side; its precision and the bytes of its weights are in it. */
+static int put(const bench_dit *d, const precision *prec, const double *ms, str note, err *e)
 {
+    bench *b = d->b;
     bench_row row = BENCH_ROW_INIT;
+    b->prec = prec;
     row.what = "fp8";
-    row.item = item;
+    row.item = prec->name;
     row.ops = bench_forward_ops(b);
     row.bytes = b->model.dit.num_layers * bench_block_bytes(b) + 8.0 * 16 * (double)(b->F * b->H * b->W);
-    str_addf(&row.shape, "tokens %" PRId64 " weights %.2f GB", b->tokens, (double)dit_weight_bytes((item[0] == 'f' ? p->narrow : p->wide).d) / 1e9);
-    row.note = *note;
-    *note = (str)STR_INIT;
+    str_addf(&row.shape, "tokens %" PRId64 " weights %.2f GB", b->tokens, (double)dit_weight_bytes(d->d) / 1e9);
+    row.note = note;
     return bench_put(b, &row, ms, b->repeat, e);
 }
 
@@ -104,13 +106,12 @@ int bench_fp8(bench *b, err *e)
     double one = distance(x[1], x[0], n);
     TRY(denoise(&p.wide, x[0], e));
     TRY(denoise(&p.narrow, x[1], e));
-    TRY(put(b, "bf16", &p, ms[0], &note, e));
+    TRY(put(&p.wide, bf16, ms[0], (str)STR_INIT, e));
     str_addf(&note, "%.2f times as fast as bf16 in turn; off from it: velocity %.2e of its norm, latents after %d Euler steps %.2e",
              bench_quantile(ms[0], b->repeat, 0.5) / bench_quantile(ms[1], b->repeat, 0.5), one, STEPS, distance(x[1], x[0], n));
-    TRY(put(b, "fp8", &p, ms[1], &note, e));
+    rc = put(&p.narrow, fp8, ms[1], note, e);
 out:
     b->prec = asked;
-    str_release(&note);
     bench_dit_close(&p.wide);
     bench_dit_close(&p.narrow);
     for (int i = 0; i < 2; i++) {

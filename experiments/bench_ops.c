@@ -94,14 +94,29 @@ out:
 /* ---- matrix products ---- */
 
 typedef struct product {
-    tensor x, w, bias, out;
+    tensor x, x8, w, bias, out;      /* x8: x in 8 bits, where w is */
     activation act;
 } product;
 
 static int multiply(void *user, err *e)
 {
     product *p = user;
-    return op_linear(&p->out, &p->x, &p->w, &p->bias, p->act, e);
+    int rc = p->x8.data ? op_quantise(&p->x8, &p->x, e) : 0;
+    return rc ? rc : op_linear(&p->out, p->x8.data ? &p->x8 : &p->x, &p->w, &p->bias, p->act, e);
+}
+
+/* Both sides in 8 bits, as the transformer has them with precision fp8. */
+static int narrow(bench *b, product *p, err *e)
+{
+    int rc = 0;
+    tensor wide = p->w;
+    p->w = (tensor){ 0 };
+    TRY(tensor_new_scaled(&p->w, b->be, wide.shape[0], wide.shape[1], e));
+    TRY(op_quantise(&p->w, &wide, e));
+    TRY(tensor_new_scaled(&p->x8, b->be, tensor_nrows(&p->x), tensor_cols(&p->x), e));
+out:
+    tensor_free(&wide);
+    return rc;
 }
 
 /* A weight as the loader makes it: bf16 in the file, then what the precision holds the blocks' matrices in. */
@@ -144,6 +159,8 @@ static int gemm_row(bench *b, const char *item, int64_t rows, int64_t k, int64_t
     TRY(bench_random(b, &p.x, b->prec->act, 2, (int64_t[]){ rows, k }, 1, 1, e));
     TRY(bench_random(b, &p.bias, DT_F32, 1, &n, 2, 0.02f, e));
     TRY(weight(b, &p.w, n, k, e));
+    if (b->prec->block == DT_F8_E4M3)
+        TRY(narrow(b, &p, e));
     TRY(tensor_new(&p.out, b->be, b->prec->act, 2, (int64_t[]){ rows, n }, e));
     TRY(bench_time(b, multiply, &p, ms, e));
     row.what = "gemm";
@@ -151,9 +168,12 @@ static int gemm_row(bench *b, const char *item, int64_t rows, int64_t k, int64_t
     row.ops = 2 * (double)rows * (double)k * (double)n;
     row.bytes = (double)tensor_bytes(&p.x) + (double)tensor_bytes(&p.w) + (double)tensor_bytes(&p.out);
     str_addf(&row.shape, "[%" PRId64 " %" PRId64 "] x [%" PRId64 " %" PRId64 "]", rows, k, n, k);
+    if (p.x8.data)
+        str_add(&row.note, "8 bits, with the rounding of the activations; floor of bf16");
     rc = bench_put(b, &row, ms, b->repeat, e);
 out:
     tensor_free(&p.x);
+    tensor_free(&p.x8);
     tensor_free(&p.w);
     tensor_free(&p.bias);
     tensor_free(&p.out);

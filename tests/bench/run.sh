@@ -15,11 +15,13 @@ mkdir -p "$OUT"
 ours=("$@") theirs=()
 while [ $# -gt 0 ]; do
     case "$1" in
-    capture | offload) ;;                   # PyTorch has nothing like them
+    capture | offload | fp8) ;;             # PyTorch has nothing like them here
+    --precision)
+        shift
+        [ "${1:-}" = fp8 ] && theirs+=(--precision bf16) || theirs+=(--precision "${1:-}") ;;      # what fp8 has to beat
     --blocks | --seed | --threads) shift ;;
     --blocks=* | --seed=* | --threads=*) ;;
     --format | --output | --format=* | --output=*) echo "run.sh sets $1 itself" >&2; exit 2 ;;
-    fp8) theirs+=(bf16) ;;                  # what fp8 has to beat
     --precision=fp8) theirs+=(--precision=bf16) ;;
     *) theirs+=("$1") ;;
     esac

@@ -9,6 +9,7 @@ says bench-size 2 "multiples of 16" "$W" bench gemm --model tiny --size 100x100
 says bench-frames 2 "4n+1" "$W" bench gemm --model tiny --frames 6
 says bench-model 2 "use 1.3b, 14b or tiny" "$W" bench gemm --model 7b
 says bench-precision 2 "does not compute so" "$W" bench gemm --model tiny --device cpu --precision bf16
+says bench-fp8 2 "does not multiply in 8 bits; it takes a Hopper GPU" "$W" bench fp8 --model tiny --device cpu
 says bench-option 2 "did you mean '--repeat'" "$W" bench --repeats 3
 says bench-repeat 2 "a whole number from 1" "$W" bench --repeat 0
 for c in run plan generate expand inspect compare; do check "help-$c" "no help:" sh -c "'$W' $c --help | grep -q usage"; done
