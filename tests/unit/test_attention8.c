@@ -1,46 +1,11 @@
 /* Attention in 8 bits against double arithmetic on the bf16 inputs, on the device named by TEST_DEVICE (skipped on the CPU, which has none).
  * The scratch and the outputs are poisoned with NaN first. What rounding may cost is bounded as a share of the norm; where every
  * value is a power of two and every softmax has one key, nothing is rounded and the result must be exact. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "tests/unit/attention_fixture.h"
 
 #include "core/attention8.h"
-#include "core/backend.h"
 
-enum { D = ATTN8_HEAD };
 static const float SCALE = 0.08838834764f;
-
-static backend *be;
-static uint64_t rng = 88172645463325252ull;
-
-static uint64_t next(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng;
-}
-
-static float normal(void)      /* near enough: a sum of four uniforms of variance 1/3 each, scaled */
-{
-    float sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (float)((double)(next() >> 11) / 9007199254740992.0 * 2 - 1);
-    return sum * 0.8660254f;
-}
-
-static float rounded(float x)
-{
-    return bf16_to_f32(f32_to_bf16(x));
-}
 
 typedef struct { int64_t n_q, n_k; int heads; float *q, *k, *v, *out; } sample;
 
@@ -69,15 +34,6 @@ static void sample_free(sample *s)
     free(s->out);
 }
 
-static tensor on_device(const float *host, int64_t rows, int64_t cols)
-{
-    tensor t;
-    err e = { 0 };
-    assert_int_equal(TENSOR_NEW(&t, be, DT_BF16, &e, rows, cols), 0);
-    assert_int_equal(op_upload_f32(&t, host, &e), 0);
-    return t;
-}
-
 /* s->out = what the device makes of it; `narrow` 0: in bf16 */
 static void attend(sample *s, int narrow)
 {
@@ -85,7 +41,7 @@ static void attend(sample *s, int narrow)
     err e = { 0 };
     for (int64_t i = 0; i < s->n_q * width; i++)
         s->out[i] = NAN;
-    tensor q = on_device(s->q, s->n_q, width), k = on_device(s->k, s->n_k, width), v = on_device(s->v, s->n_k, width), out = on_device(s->out, s->n_q, width), room;
+    tensor q = bf16_on_device(s->q, s->n_q, width), k = bf16_on_device(s->k, s->n_k, width), v = bf16_on_device(s->v, s->n_k, width), out = bf16_on_device(s->out, s->n_q, width), room;
     assert_int_equal(TENSOR_NEW(&room, be, DT_U8, &e, 1, bytes), 0);
     void *poison = malloc((size_t)bytes);
     memset(poison, 0xff, (size_t)bytes);
@@ -188,8 +144,8 @@ static void one_key_each(void **state)
         sample s = sample_new(sizes[c][0], sizes[c][1], (int)sizes[c][2]);
         int64_t width = (int64_t)s.heads * D;
         for (int64_t i = 0; i < s.n_k * width; i++) {
-            s.k[i] = next() >> 40 & 1 ? 1.0f : -1.0f;
-            s.v[i] = ldexpf(next() >> 40 & 1 ? 1.0f : -1.0f, (int)(next() >> 40) % 7 - 3);
+            s.k[i] = random_bits() >> 40 & 1 ? 1.0f : -1.0f;
+            s.v[i] = ldexpf(random_bits() >> 40 & 1 ? 1.0f : -1.0f, (int)(random_bits() >> 40) % 7 - 3);
         }
         for (int h = 0; h < s.heads; h++)
             for (int d = 0; d < D; d++)      /* the largest of every channel: it becomes 448, and the others 448 halved some times, all exact */
@@ -307,7 +263,7 @@ static void room_that_is_not_used(void **state)      /* a plan or a log-sum-exp 
     size_t n = (size_t)(s.n_q * s.heads * D);
     float *wide = malloc(n * 4);
     err e = { 0 };
-    tensor q = on_device(s.q, s.n_q, 2 * D), k = on_device(s.k, s.n_k, 2 * D), v = on_device(s.v, s.n_k, 2 * D), out = on_device(s.out, s.n_q, 2 * D), room, lse;
+    tensor q = bf16_on_device(s.q, s.n_q, 2 * D), k = bf16_on_device(s.k, s.n_k, 2 * D), v = bf16_on_device(s.v, s.n_k, 2 * D), out = bf16_on_device(s.out, s.n_q, 2 * D), room, lse;
     assert_int_equal(TENSOR_NEW(&room, be, DT_U8, &e, 1, attn8_bytes(s.n_q, s.n_k, 2, D)), 0);
     assert_int_equal(TENSOR_NEW(&lse, be, DT_F32, &e, 2, s.n_q), 0);
     attn_range part = { 0, 400 };
@@ -356,18 +312,12 @@ static void layout(void **state)      /* needs no device: nothing overlaps, and 
 
 int main(void)
 {
-    const char *device = getenv("TEST_DEVICE");
-    err e = { 0 };
-    bool gpu = device && strcmp(device, "cpu");      /* the tests skip themselves otherwise */
-    if (gpu && backend_open(&be, device, &e)) {
-        fprintf(stderr, "%s\n", e.text);
+    if (!open_test_device())
         return 1;
-    }
     const struct CMUnitTest tests[] = { cmocka_unit_test(layout), cmocka_unit_test(one_key_each), cmocka_unit_test(lengths), cmocka_unit_test(scores_that_grow),
                                         cmocka_unit_test(few_queries_many_keys), cmocka_unit_test(equal_scores), cmocka_unit_test(nan_is_seen),
                                         cmocka_unit_test(same_bits), cmocka_unit_test(room_that_is_not_used) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (gpu)
-        backend_close(be);
+    backend_close(be);
     return failed;
 }

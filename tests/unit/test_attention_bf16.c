@@ -1,50 +1,9 @@
 /* bf16 attention with heads of 128 against double arithmetic on the same bf16 inputs, on the device named by TEST_DEVICE
  * (skipped on the CPU, which has no bf16 arithmetic). Outputs are poisoned with NaN first; keys and values that no query sees are
  * NaN as well. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tests/unit/attention_fixture.h"
 
-#include <cmocka.h>
-
-#include "core/backend.h"
-
-enum { D = 128 };
 enum kind { RANDOM, ZERO, HUGE_SCORES, ONE_HOT, RISING, UNLIKE_ROWS };      /* later keys larger; queries of very different size */
-
-static backend *be;
-static uint64_t rng = 88172645463325252ull;
-
-static float normal(void)      /* near enough: a sum of four uniforms of variance 1/3 each, scaled */
-{
-    float sum = 0;
-    for (int i = 0; i < 4; i++) {
-        rng ^= rng << 13;
-        rng ^= rng >> 7;
-        rng ^= rng << 17;
-        sum += (float)((double)(rng >> 11) / 9007199254740992.0 * 2 - 1);
-    }
-    return sum * 0.8660254f;
-}
-
-static float rounded(float x)
-{
-    return bf16_to_f32(f32_to_bf16(x));
-}
-
-static tensor bf16_on_device(const float *host, int64_t rows, int64_t cols)
-{
-    tensor t;
-    err e = { 0 };
-    assert_int_equal(TENSOR_NEW(&t, be, DT_BF16, &e, rows, cols), 0);
-    assert_int_equal(op_upload_f32(&t, host, &e), 0);
-    return t;
-}
 
 /* softmax(scale q k^T) v of one query and head over the plan's ranges, in their order; `size` receives the sum of p |v|, and the
  * result is the largest sum of |q k| scale over the channels of a key: what f32 rounding of a score is relative to. */
@@ -264,17 +223,11 @@ static void same_bits(void **state)      /* twenty times, with and without the l
 
 int main(void)
 {
-    const char *device = getenv("TEST_DEVICE");
-    err e = { 0 };
-    bool gpu = device && strcmp(device, "cpu");      /* the tests skip themselves otherwise */
-    if (gpu && backend_open(&be, device, &e)) {
-        fprintf(stderr, "%s\n", e.text);
+    if (!open_test_device())
         return 1;
-    }
     const struct CMUnitTest tests[] = { cmocka_unit_test(lengths), cmocka_unit_test(values_of_all_kinds), cmocka_unit_test(few_queries_many_keys),
                                         cmocka_unit_test(plans), cmocka_unit_test(same_bits) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (gpu)
-        backend_close(be);
+    backend_close(be);
     return failed;
 }
